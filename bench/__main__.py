@@ -1,0 +1,107 @@
+"""`python -m bench`: Cermet against mergekit 0.1.5 and against the floor."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.memory import Memory, measure_memory
+from bench.pool import SHAPES
+from bench.readme import rewrite
+from bench.recipes import METHODS
+from bench.records import RECORDS
+from bench.scaling import Scaling, default_threads, measure_scaling
+from bench.speed import Speed, measure_speed
+from bench.table import tables
+from parity.peer import ROOT
+
+__all__ = ["main"]
+
+_CHEAP_AND_DEAR = ("linear", "ties")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="all",
+        choices=("all", "speed", "memory", "scaling", "table", "readme"),
+        help="what to measure (all: speed, memory, scaling) or to print; default all",
+    )
+    add = parser.add_argument
+    add("--dir", type=Path, default=Path("~/.cache/cermet/bench"), help="pools and outputs")
+    add("--records", type=Path, default=RECORDS, help="folder of the records")
+    add("--methods", help="separated by commas; all by default, linear and ties for scaling")
+    add("--repeats", type=int, default=3, help="of each measurement (default 3)")
+    add("--peer-repeats", type=int, help="of mergekit; as --repeats by default, 0 for none")
+    add("--shape", default="1.1B", choices=sorted(SHAPES), help="of speed and memory")
+    add("--wide-shape", default="20M", choices=sorted(SHAPES), help="of the 40-model merge")
+    add("--shapes", default="160M,400M,1.1B", help="of scaling, by parameters")
+    add("--experts", default="2,4,8,16", help="numbers of experts, for scaling")
+    add("--experts-shape", default="160M", choices=sorted(SHAPES))
+    add("--threads", help="speed: their number; scaling: numbers, separated by commas")
+    add("--date", default=datetime.now(UTC).date().isoformat(), help="for the records")
+    add("--readme", type=Path, default=ROOT / "README.md", help="the file that readme rewrites")
+    add("--check", action="store_true", help="readme: exit 1 where it differs; write nothing")
+    return parser
+
+
+def _methods(given: argparse.Namespace, default: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = tuple(given.methods.split(",")) if given.methods else default
+    wrong = [name for name in chosen if name not in METHODS]
+    if wrong:
+        raise SystemExit(f"No recipe for '{wrong[0]}'; there are {', '.join(METHODS)}.")
+    return chosen
+
+
+def _speed(given: argparse.Namespace, folder: Path) -> int:
+    peers = given.repeats if given.peer_repeats is None else given.peer_repeats
+    threads = int(given.threads) if given.threads and "," not in given.threads else None
+    speed = Speed(_methods(given, METHODS), given.shape, given.repeats, peers, threads, given.date)
+    return measure_speed(speed, folder, given.records)
+
+
+def _memory(given: argparse.Namespace, folder: Path) -> int:
+    memory = Memory(_methods(given, METHODS), given.shape, given.wide_shape, given.date)
+    return measure_memory(memory, folder, given.records)
+
+
+def _scaling(given: argparse.Namespace, folder: Path) -> int:
+    threads = default_threads()
+    if given.threads:
+        threads = tuple(int(part) for part in given.threads.split(","))
+    scaling = Scaling(
+        methods=_methods(given, _CHEAP_AND_DEAR),
+        shapes=given.shapes.split(","),
+        experts=tuple(int(part) for part in given.experts.split(",")),
+        experts_shape=given.experts_shape,
+        threads=threads,
+        threads_shape=given.shape,
+        repeats=given.repeats,
+        date=given.date,
+    )
+    return measure_scaling(scaling, folder, given.records)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run; 1 where something failed or differs."""
+    given = _parser().parse_args(arguments)
+    if given.what == "table":
+        print(tables(given.records), end="")
+        return 0
+    if given.what == "readme":
+        return rewrite(given.readme, given.records, check=given.check)
+    folder = given.dir.expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = {"speed": _speed, "memory": _memory, "scaling": _scaling}
+    chosen = steps.values() if given.what == "all" else (steps[given.what],)
+    failures = sum(step(given, folder) for step in chosen)
+    print("\n" + tables(given.records), end="")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""`speed`: each method by Cermet, by mergekit and beside the floor, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.commands import Bench
+from bench.measure import Run
+from bench.pool import SHAPES, build_pool
+from bench.recipes import models_of, recipe
+from bench.records import append, context, summary
+
+__all__ = ["Speed", "measure_speed"]
+
+_EXPERTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What to measure: methods, shape, repeats of each tool (0 leaves the peer out)."""
+
+    methods: Sequence[str]
+    shape: str
+    repeats: int
+    peer_repeats: int
+    threads: int | None
+    date: str
+
+
+def measure_speed(speed: Speed, folder: Path, records: Path) -> int:
+    """Measure and record every method; the number of methods that failed."""
+    pool = build_pool(folder, SHAPES[speed.shape], _EXPERTS)
+    bench = Bench(folder)
+    bench.floor(pool)  # warms the page cache, as the table of the peer was measured
+    failures = 0
+    for method in speed.methods:
+        record = _one(bench, method, pool, speed)
+        append(records, record)
+        failures += record["cermet"]["problem"] is not None
+        print(_line(record), flush=True)
+    return failures
+
+
+def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[str, Any]:
+    content = recipe(method, pool)
+    read = models_of(method, pool)
+    own: list[Run] = []
+    peer: list[Run] = []
+    floor: list[Run] = []
+    startup: list[Run] = []
+    bench.synced.clear()
+    for turn in range(max(speed.repeats, speed.peer_repeats)):
+        if turn < speed.repeats:
+            floor.append(bench.floor(read))
+            startup.append(bench.startup(method))
+            own.append(bench.cermet(content, threads=speed.threads))
+        if turn < speed.peer_repeats:
+            peer.append(bench.mergekit(content))
+    return {
+        "kind": "speed",
+        "method": method,
+        "shape": speed.shape,
+        "parameters": SHAPES[speed.shape].parameters,
+        "models": len(read),
+        "threads": speed.threads,
+        "cermet": {**summary(own), "sync": round(median(bench.synced), 3)},
+        "startup": summary(startup),
+        "floor": summary(floor),
+        "mergekit": summary(peer) if peer else None,
+        **context(speed.date),
+    }
+
+
+def _line(record: dict[str, Any]) -> str:
+    own, peer = record["cermet"], record["mergekit"]
+    if own["problem"]:
+        return f"{record['method']:16} failed: {own['problem']}"
+    text = f"{record['method']:16} {own['median']:7.2f} s, floor {record['floor']['median']:.2f} s"
+    if peer is None:
+        return text
+    if peer["problem"]:
+        return f"{text}, mergekit failed: {peer['problem']}"
+    return f"{text}, mergekit {peer['median']:.2f} s: {peer['median'] / own['median']:.1f} x"

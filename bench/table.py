@@ -1,0 +1,152 @@
+"""Markdown from records: the tables that README.md shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.recipes import METHODS
+from bench.records import Record, latest, load
+
+__all__ = ["tables"]
+
+_SHORT = 0.01  # seconds: a difference below this cannot be told from nothing
+
+
+def tables(folder: Path) -> str:
+    """Everything that the records of a folder hold, as Markdown; ends in a newline."""
+    parts = [
+        _speed(latest(load(folder, "speed"), "shape", "method", "threads")),
+        _memory(latest(load(folder, "memory"), "shape", "method", "models")),
+        _scaling(latest(load(folder, "scaling"), "axis", "value", "method", "shape")),
+    ]
+    found = [part for part in parts if part]
+    return "\n".join(found) if found else "Nothing has been measured yet (`make bench`).\n"
+
+
+def _speed(records: Sequence[Record]) -> str:
+    if not records:
+        return ""
+    parts = []
+    for shape in dict.fromkeys(r["shape"] for r in records):
+        rows = sorted((r for r in records if r["shape"] == shape), key=_rank)
+        head = [
+            "method",
+            "mergekit s",
+            "Cermet s",
+            "times faster",
+            "floor s",
+            "merge / floor",
+            "mergekit GB",
+            "Cermet GB",
+        ]
+        parts.append(
+            f"Pool of {rows[0]['parameters'] / 1e9:.2g} B parameters, bfloat16; {_where(rows)}. "
+            "Wall seconds of whole commands, medians; GB of private memory (RssAnon), peak.\n\n"
+            + _markdown(head, [_speed_row(row) for row in rows])
+            + "\nfloor: reading the same models and writing one. merge / floor: Cermet without "
+            "starting up (a merge of a tiny pool) and waiting for the disk at the end.\n"
+        )
+    return "\n".join(parts)
+
+
+def _rank(record: Record) -> int:
+    return METHODS.index(record["method"]) if record["method"] in METHODS else len(METHODS)
+
+
+def _speed_row(record: Record) -> list[str]:
+    own, peer, floor = record["cermet"], record["mergekit"], record["floor"]
+    name = record["method"]
+    if record["threads"] is not None:
+        name += f" ({record['threads']} threads)"
+    if own["problem"]:
+        return [name, "", "failed", "", "", "", "", ""]
+    theirs = ("", "", "")
+    if peer is not None:
+        failed = peer["problem"] is not None
+        theirs = (
+            "failed" if failed else f"{peer['median']:.1f}",
+            "" if failed else f"{peer['median'] / own['median']:.1f}",
+            f"{peer['anonymous'] / 1e9:.2f}",
+        )
+    alone = max(own["median"] - record["startup"]["median"] - own["sync"], 0.0)
+    ratio = f"{alone / floor['median']:.2f}" if floor["median"] > _SHORT else ""
+    return [
+        name,
+        theirs[0],
+        f"{own['median']:.2f}",
+        theirs[1],
+        f"{floor['median']:.2f}",
+        ratio,
+        theirs[2],
+        f"{own['anonymous'] / 1e9:.2f}",
+    ]
+
+
+def _memory(records: Sequence[Record]) -> str:
+    if not records:
+        return ""
+    head = ["method", "models", "each, GB", "limit", "seconds", "private, MB", "at default, MB"]
+    rows = []
+    for record in records:
+        own, limit = record["cermet"], record["limit"]
+        rows.append(
+            [
+                record["method"],
+                str(record["models"]),
+                f"{record['model_bytes'] / 1e9:.2f}",
+                "none" if limit is None else f"{limit >> 20} MiB",
+                "failed" if own["problem"] else f"{own['median']:.1f}",
+                f"{own['anonymous'] / 1e6:.0f}",
+                f"{record['default']['anonymous'] / 1e6:.0f}",
+            ]
+        )
+    return (
+        f"With `--memory {records[0]['budget']}`, under a limit that counts the page cache too "
+        f"(private: RssAnon, peak); {_where(records)}.\n\n" + _markdown(head, rows)
+    )
+
+
+def _scaling(records: Sequence[Record]) -> str:
+    if not records:
+        return ""
+    head = ["axis", "value", "method", "pool", "seconds", "without start-up", "ratio to the first"]
+    rows = []
+    first: dict[tuple[str, str], float] = {}
+    for record in sorted(records, key=lambda r: (r["axis"], r["method"], r["value"])):
+        own = record["cermet"]
+        alone = own["median"] - record["startup"]["median"] - own["sync"]
+        start = first.setdefault((record["axis"], record["method"]), alone)
+        usable = not own["problem"] and start > _SHORT and alone > _SHORT
+        rows.append(
+            [
+                record["axis"],
+                f"{record['value']:,}",
+                record["method"],
+                record["shape"],
+                "failed" if own["problem"] else f"{own['median']:.2f}",
+                f"{max(alone, 0.0):.2f}",
+                f"{alone / start:.2f}" if usable else "",
+            ]
+        )
+    return f"How time grows; {_where(records)}.\n\n" + _markdown(head, rows)
+
+
+def _where(records: Sequence[Record]) -> str:
+    """Machine, versions and dates of some records, as one phrase."""
+    last = records[-1]
+    dates = sorted({r["date"] for r in records})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    machine, versions = last["machine"], last["versions"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB, "
+        f"{when}, Cermet {versions['cermet']}, mergekit {versions['mergekit']}, "
+        f"torch {versions['torch']}"
+    )
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; text stands left, numbers right."""
+    ruler = ["---"] + ["---:"] * (len(head) - 1)
+    lines = [head, ruler, *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,0 +1,345 @@
+"""The public verbs. The only place where rooms are wired together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cermet.checkpoints.carry import carry_files, chat_template
+from cermet.checkpoints.hub import locate
+from cermet.checkpoints.reader import Checkpoint, open_checkpoint
+from cermet.core.errors import (
+    DiskError,
+    FormatError,
+    InputError,
+    MismatchError,
+)
+from cermet.engine.folder import RECORD, OutputFolder, leftovers
+from cermet.engine.memory import DEFAULT_BUDGET
+from cermet.engine.record import model_card, record_of, write_json
+from cermet.engine.run import (
+    DEFAULT_SHARD,
+    Finished,
+    Options,
+    merge_plan,
+    plan_layout,
+)
+from cermet.engine.tensors import merge_tensors
+from cermet.engine.verify import Findings, check_again, check_digests
+from cermet.recipes.document import Document, from_data, read_document
+from cermet.recipes.parts import check_recipe
+from cermet.recipes.plan import Plan
+from cermet.recipes.resolve import resolve
+from cermet.recipes.schema import ModelRef, parse_model, parse_recipe
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "Look",
+    "Merged",
+    "clean",
+    "diagnose",
+    "merge",
+    "merge_tensors",
+    "open",
+    "plan",
+    "verify",
+]
+
+RecipeLike = str | Path | Mapping[str, Any]
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge has written.
+
+    seconds: of the merge; sync_seconds: waiting for the disk; bytes: of all weight files.
+    """
+
+    path: Path
+    seconds: float
+    sync_seconds: float
+    bytes: int
+    peak_bytes: int
+    tensors: int
+    resumed_pieces: int
+    warnings: tuple[str, ...] = field(default=())
+
+
+def open(path: str | Path) -> Mapping[str, Tensor]:
+    """A checkpoint as a lazy mapping from names to tensors.
+
+    `path` is a folder, a .safetensors file, a hub name, or `model+adapter`. A tensor is read
+    when it is asked for; tensors of safetensors files are views of the file.
+    """
+    return _Lazy(_opened(parse_model(str(path))))
+
+
+class _Lazy(Mapping[str, Tensor]):
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, name: str) -> Tensor:
+        info = self._checkpoint.tensors[name]
+        return self._checkpoint.block(name, 0, info.numel).reshape(info.shape)
+
+    def __iter__(self) -> Any:
+        return iter(self._checkpoint.tensors)
+
+    def __len__(self) -> int:
+        return len(self._checkpoint.tensors)
+
+
+def _opened(reference: ModelRef) -> Checkpoint:
+    """Open a model that a recipe names, with its adapter."""
+    base = open_checkpoint(locate(reference.path, reference.revision), reference.path)
+    if reference.lora is None:
+        return base
+    from cermet.checkpoints.lora import AdaptedCheckpoint
+
+    adapter = locate(reference.lora, reference.lora_revision)
+    return AdaptedCheckpoint(base, adapter, path=str(reference))
+
+
+def _document(recipe: RecipeLike) -> Document:
+    return from_data(recipe) if isinstance(recipe, Mapping) else read_document(Path(recipe))
+
+
+def plan(recipe: RecipeLike, *, compat: bool = False) -> Plan:
+    """Resolve a recipe against the headers of its checkpoints; nothing is read or written.
+
+    `recipe` is a file or a mapping. With `compat`, keys and parameters that mergekit would
+    ignore are warnings of the plan instead of errors.
+    """
+    document = _document(recipe)
+    parsed, warnings = parse_recipe(document, compat=compat)
+    check_recipe(parsed, document, compat=compat)  # before anything is fetched or opened
+    found = resolve(parsed, document, _opened, compat=compat)
+    for wanted in (parsed.chat_template,):
+        if wanted is not None:
+            chat_template(wanted, [])  # refuse here what cannot be one
+    return _with_warnings(found, warnings)
+
+
+def _with_warnings(found: Plan, warnings: Sequence[str]) -> Plan:
+    from dataclasses import replace
+
+    return replace(found, warnings=(*warnings, *found.warnings)) if warnings else found
+
+
+def merge(
+    recipe: RecipeLike,
+    out: str | Path,
+    *,
+    memory: int = DEFAULT_BUDGET,
+    threads: int | None = None,
+    device: str = "cpu",
+    shard_size: int = DEFAULT_SHARD,
+    resume: bool = False,
+    overwrite: bool = False,
+    compat: bool = False,
+    block: int | None = None,
+    progress: Progress | None = None,
+    planned: Callable[[Plan], None] | None = None,
+) -> Merged:
+    """Run a recipe and write the merged checkpoint into the folder `out`.
+
+    Parameters
+    ----------
+    memory: bytes of working memory. threads: all cores of this process by default.
+    device: cpu or cuda. shard_size: bytes of weights in one file at most.
+    resume: go on from what a killed run has left. overwrite: replace an output of Cermet's.
+    compat: only warn of keys that mergekit ignores. block: elements of a block; for tests.
+    progress: gets a tensor's name and how many new bytes of it are finished.
+    planned: gets the plan before anything is written.
+
+    Raises CermetError in one of its kinds; the output is then as it was before.
+    """
+    options = Options(memory, threads, device, shard_size, resume, overwrite, block)
+    resolved = plan(recipe, compat=compat)
+    if planned is not None:
+        planned(resolved)
+    document = _document(recipe)
+    with OutputFolder(Path(out), resume=resume, overwrite=overwrite) as folder:
+        try:
+            _check_space(resolved, options, folder)
+            finished = merge_plan(resolved, folder, options, progress)
+            _write_beside(resolved, document, finished, options, folder)
+            folder.publish()
+        except OSError as error:
+            raise DiskError(f"'{out}' cannot be written: {error.strerror or error}.") from error
+    return Merged(
+        path=Path(out),
+        seconds=finished.seconds,
+        sync_seconds=finished.sync_seconds,
+        bytes=finished.layout.size,
+        peak_bytes=finished.peak_bytes,
+        tensors=len(resolved.tasks),
+        resumed_pieces=finished.resumed_pieces,
+        warnings=resolved.warnings,
+    )
+
+
+def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None:
+    needed = plan_layout(resolved, options.shard_size).size
+    present = sum(p.stat().st_size for p in folder.work.glob("*.safetensors"))
+    free = shutil.disk_usage(folder.work).free
+    if needed - present > free:
+        folder.discard()
+        raise DiskError(
+            f"The output takes {needed / 1e9:.2f} GB, but '{folder.out.parent}' has "
+            f"{free / 1e9:.2f} GB free."
+        )
+
+
+def _folder_of(reference: ModelRef) -> Path:
+    path = locate(reference.path, reference.revision)
+    return path if path.is_dir() else path.parent
+
+
+def _write_beside(
+    resolved: Plan, document: Document, finished: Finished, options: Options, folder: OutputFolder
+) -> None:
+    """Config, tokenizer and other files, model card, record."""
+    donor = _folder_of(resolved.models[resolved.donor])
+    source = resolved.recipe.tokenizer_source
+    tokenizer = donor
+    if source not in (None, "base"):
+        assert source is not None
+        tokenizer = _folder_of(parse_model(source))
+    if resolved.config:
+        write_json(folder.work / "config.json", resolved.config)
+    carry_files(donor, tokenizer, folder.work)
+    if resolved.recipe.chat_template is not None:
+        text = chat_template(
+            resolved.recipe.chat_template, [_folder_of(m) for m in resolved.models]
+        )
+        if text is not None:
+            (folder.work / "chat_template.jinja").write_text(text, "utf-8")
+    card = model_card(resolved, _as_yaml(document.data))
+    (folder.work / "README.md").write_text(card, "utf-8")
+    record = record_of(resolved, finished, options, document.data, folder.files())
+    write_json(folder.work / RECORD, record)
+
+
+def _as_yaml(data: Any) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    stream = StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # keys in the order of the recipe
+    yaml.dump(data, stream)
+    return stream.getvalue()
+
+
+def verify(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Findings:
+    """Check a folder that Cermet wrote: digests, finite numbers, and tensors made again.
+
+    At least one tensor of every role and every shard, chosen by `seed`, is made again from
+    the recipe and compared byte for byte; sources that are gone make that a problem.
+    """
+    folder = Path(path)
+    record = _record(folder)
+    found = check_digests(open_checkpoint(folder), record, progress)
+    try:
+        resolved = plan(record["recipe"], compat=True)
+    except (InputError, MismatchError, FormatError) as error:
+        found.problems.append(f"nothing could be made again: {error}")
+        return found
+    options = Options(threads=threads, device=str(record["run"]["device"]))
+    again = check_again(resolved, record, options, seed)
+    return Findings(found.checked, again.remade, found.problems + again.problems)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The record of a folder that Cermet wrote."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(f"'{folder}' holds no {RECORD}; it was not written by Cermet.")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        missing = {"recipe", "models", "tensors", "run"} - set(record)
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"'{path}' is not valid JSON; the record is damaged.") from error
+    if missing:
+        raise FormatError(f"'{path}' has no '{sorted(missing)[0]}'; the record is damaged.")
+    return record
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model, run on a few sentences beside the others.
+
+    loss: mean negative log-likelihood in nats, None where the model predicts no tokens.
+    agreement: share of positions at which it prefers the token that the merge prefers.
+    """
+
+    name: str
+    architecture: str
+    finite: bool
+    loss: float | None
+    agreement: float | None
+
+
+def diagnose(path: str | Path) -> tuple[list[Look], str]:
+    """Load a merge and its sources with transformers and compare them on a few sentences.
+
+    Returns one row for each, the merge first, and one sentence of conclusion.
+    """
+    from cermet.inference.logits import outputs_of
+
+    record = _record(Path(path))
+    merged = outputs_of(Path(path))
+    rows = [Look(str(path), merged.architecture, merged.finite, merged.loss, None)]
+    for model in record["models"]:
+        reference = parse_model(model["name"])
+        adapter = locate(reference.lora, reference.lora_revision) if reference.lora else None
+        found = outputs_of(_folder_of(reference), adapter)
+        agreement = found.agreement(merged)
+        rows.append(Look(model["name"], found.architecture, found.finite, found.loss, agreement))
+    return rows, _verdict(rows)
+
+
+def _verdict(rows: Sequence[Look]) -> str:
+    merged, *sources = rows
+    if not merged.finite:
+        return "The merge gives NaN or infinity: it is broken."
+    losses = [s.loss for s in sources if s.loss is not None]
+    if merged.loss is None or not losses:
+        return "The merge loads and gives finite outputs."
+    worst = max(losses)
+    if merged.loss > worst + 1.0:
+        return (
+            f"The merge is far more surprised by plain text ({merged.loss:.2f} nats a token) than "
+            f"its worst source ({worst:.2f}): try smaller weights, a higher density, or check that "
+            "the models share a base."
+        )
+    return f"The merge reads plain text about as well as its sources ({merged.loss:.2f} nats)."
+
+
+def clean(folder: str | Path, *, remove: bool) -> list[tuple[Path, int]]:
+    """What abandoned runs have left in a folder, with its bytes; removed if asked."""
+    found = []
+    for path in leftovers(Path(folder)):
+        size = sum(p.stat().st_size for p in path.iterdir())
+        if remove:
+            shutil.rmtree(path)
+        found.append((path, size))
+    return found

@@ -1,0 +1,169 @@
+"""Reading checkpoints: slices of tensors out of mapped files, without copies."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cermet.checkpoints.dtypes import SIZES, TORCH
+from cermet.checkpoints.header import TensorInfo, read_header, strict_json
+from cermet.core.errors import FormatError, InputError
+
+__all__ = ["Checkpoint", "MemoryCheckpoint", "TensorInfo", "open_checkpoint", "read_config"]
+
+_INDEX = "model.safetensors.index.json"
+
+
+class Checkpoint(Protocol):
+    """Named tensors with a config, wherever they are.
+
+    Attributes
+    ----------
+    path: as the user wrote it.
+    config: what config.json holds; empty where there is none.
+    tensors: every tensor by name.
+    exact: whether `block` returns stored bytes, the same on every machine.
+    """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    @property
+    def exact(self) -> bool: ...
+
+    def block(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat elements [start, stop) of a row-major tensor, 1-D, in the stored dtype."""
+
+
+class SafetensorsCheckpoint:
+    """One or many safetensors files, memory-mapped."""
+
+    exact = True
+
+    def __init__(
+        self, path: str, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.tensors = tensors
+        self._maps: dict[Path, mmap.mmap] = {}
+        for file in sorted({t.file for t in tensors.values()}):
+            with file.open("rb") as handle:
+                # A private mapping: torch wants memory that could be written, and what is
+                # never written is never copied.
+                self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def block(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat elements [start, stop) of a tensor, as a view of the file."""
+        info = self.tensors[name]
+        dtype = TORCH[info.dtype]
+        if stop <= start:
+            return torch.empty(0, dtype=dtype)
+        offset = info.begin + start * SIZES[info.dtype]
+        return torch.frombuffer(
+            self._maps[info.file], dtype=dtype, count=stop - start, offset=offset
+        )
+
+
+class MemoryCheckpoint:
+    """Tensors that are in memory already."""
+
+    exact = True
+
+    def __init__(self, path: str, tensors: Mapping[str, Tensor]) -> None:
+        from cermet.checkpoints.dtypes import NAMES
+
+        self.path = path
+        self.config: Mapping[str, Any] = {}
+        self._tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(name, NAMES[t.dtype], tuple(t.shape), Path(path), 0, t.nbytes)
+            for name, t in self._tensors.items()
+            if t.dtype in NAMES
+        }
+
+    def block(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat elements [start, stop) of a tensor, as a view."""
+        return self._tensors[name].reshape(-1)[start:stop]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json of a folder holds; empty where there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    return strict_json(path.read_bytes(), path, "the config")
+
+
+def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
+    """Open a folder (safetensors, sharded or not, or PyTorch .bin) or a .safetensors file.
+
+    `name` is what messages call it; the path by default. Raises InputError where there is
+    nothing, FormatError where it is damaged.
+    """
+    label = name or str(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        return SafetensorsCheckpoint(label, read_config(path.parent), read_header(path))
+    if not path.is_dir():
+        raise InputError(f"'{label}' is neither a folder nor a .safetensors file.")
+    config = read_config(path)
+    if (path / _INDEX).is_file():
+        return SafetensorsCheckpoint(label, config, _sharded(path))
+    files = sorted(path.glob("*.safetensors"))
+    if files:
+        single = path / "model.safetensors"
+        chosen = [single] if single in files else _only_models(files)
+        return SafetensorsCheckpoint(label, config, _joined(chosen))
+    if any(path.glob("pytorch_model*.bin")):
+        from cermet.checkpoints.bins import BinCheckpoint
+
+        return BinCheckpoint(path, label)
+    raise InputError(f"'{label}' holds no weights: neither *.safetensors nor pytorch_model*.bin.")
+
+
+def _only_models(files: list[Path]) -> list[Path]:
+    """Without the adapters that a folder may hold beside its weights."""
+    return [f for f in files if not f.name.startswith("adapter_")] or files
+
+
+def _joined(files: list[Path]) -> dict[str, TensorInfo]:
+    found: dict[str, TensorInfo] = {}
+    for file in files:
+        for name, info in read_header(file).items():
+            if name in found:
+                raise FormatError(
+                    f"Tensor '{name}' stands in '{found[name].file}' and in '{file}'."
+                )
+            found[name] = info
+    return found
+
+
+def _sharded(folder: Path) -> dict[str, TensorInfo]:
+    """The tensors that an index lists, each found in the shard that it names."""
+    index = folder / _INDEX
+    weight_map = strict_json(index.read_bytes(), index, "the index").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"'{index}' has no weight_map.")
+    headers: dict[str, dict[str, TensorInfo]] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
+            raise FormatError(f"'{index}' places tensor '{name}' in '{shard}', outside its folder.")
+        if shard not in headers:
+            if not (folder / shard).is_file():
+                raise FormatError(f"'{index}' lists the shard '{shard}', which is missing.")
+            headers[shard] = read_header(folder / shard)
+        if name not in headers[shard]:
+            raise FormatError(f"'{index}' places tensor '{name}' in '{shard}', which lacks it.")
+    for shard, header in headers.items():
+        for name in header:
+            if weight_map.get(name) != shard:
+                raise FormatError(f"'{folder / shard}' holds tensor '{name}', not in the index.")
+    return {name: headers[shard][name] for name, shard in weight_map.items()}

@@ -1,0 +1,154 @@
+"""Writing safetensors shards whose layout, names, sizes and headers are fixed beforehand."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cermet.checkpoints.dtypes import SIZES, TORCH
+from cermet.checkpoints.header import encode_header
+from cermet.core.errors import DiskError
+
+__all__ = ["Layout", "Shard", "ShardWriter", "Slot", "layout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One tensor to be written."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file to be written: its header and where each tensor's data begins."""
+
+    file: str
+    header: bytes
+    size: int
+    begins: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Every file of a checkpoint to be written, and the index where there are several."""
+
+    shards: tuple[Shard, ...]
+    slots: Mapping[str, Slot]
+    index: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(s.size for s in self.shards) + len(self.index or b"")
+
+    def shard_of(self, name: str) -> str:
+        """The file that holds a tensor."""
+        return next(s.file for s in self.shards if name in s.begins)
+
+
+def layout(slots: Sequence[Slot], shard_size: int) -> Layout:
+    """Divide tensors, in order, over files of at most `shard_size` bytes of data each.
+
+    A tensor larger than that has a file of its own.
+    """
+    groups: list[list[Slot]] = [[]]
+    filled = 0
+    for slot in slots:
+        if groups[-1] and filled + slot.nbytes > shard_size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(slot)
+        filled += slot.nbytes
+    shards = []
+    for number, group in enumerate(groups, start=1):
+        one = len(groups) == 1
+        file = (
+            "model.safetensors" if one else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        )
+        header = encode_header({s.name: (s.dtype, s.shape, s.nbytes) for s in group})
+        begins, position = {}, len(header)
+        for slot in group:
+            begins[slot.name] = position
+            position += slot.nbytes
+        shards.append(Shard(file, header, position, begins))
+    index = None
+    if len(shards) > 1:
+        weight_map = {name: shard.file for shard in shards for name in shard.begins}
+        total = sum(s.nbytes for s in slots)
+        index = json.dumps(
+            {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2
+        ).encode()
+    return Layout(tuple(shards), {s.name: s for s in slots}, index)
+
+
+class ShardWriter:
+    """The shards of a layout as files of their final size, mapped into memory.
+
+    Space is reserved before the first byte, so a full disk is an error here and not a
+    fault in the middle. With `resume`, files that exist at their final size are kept.
+    """
+
+    def __init__(self, folder: Path, plan: Layout, *, resume: bool = False) -> None:
+        self.folder, self.plan = folder, plan
+        self._maps: dict[str, mmap.mmap] = {}
+        self._where = {name: shard for shard in plan.shards for name in shard.begins}
+        for shard in plan.shards:
+            self._maps[shard.file] = self._open(shard, resume)
+        if plan.index is not None:
+            (folder / "model.safetensors.index.json").write_bytes(plan.index)
+
+    def _open(self, shard: Shard, resume: bool) -> mmap.mmap:
+        path = self.folder / shard.file
+        kept = resume and path.is_file() and path.stat().st_size == shard.size
+        try:
+            with path.open("r+b" if kept else "w+b") as file:
+                if not kept:
+                    reserve(file.fileno(), shard.size)
+                mapped = mmap.mmap(file.fileno(), shard.size)
+        except OSError as error:
+            raise DiskError(
+                f"'{path}' ({shard.size / 1e9:.2f} GB) cannot be created: "
+                f"{error.strerror or error}."
+            ) from error
+        mapped[: len(shard.header)] = shard.header
+        return mapped
+
+    def block(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat elements [start, stop) of a tensor, to be filled in place."""
+        slot, shard = self.plan.slots[name], self._where[name]
+        dtype = TORCH[slot.dtype]
+        if stop <= start:
+            return torch.empty(0, dtype=dtype)
+        offset = shard.begins[name] + start * SIZES[slot.dtype]
+        return torch.frombuffer(
+            self._maps[shard.file], dtype=dtype, count=stop - start, offset=offset
+        )
+
+    def sync(self) -> None:
+        """Wait until everything written is on the disk."""
+        for shard in self.plan.shards:
+            try:
+                with (self.folder / shard.file).open("rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise DiskError(f"'{self.folder / shard.file}': {error.strerror}.") from error
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give a new file its final size, with its space on the disk where that can be asked for."""
+    fallocate = getattr(os, "posix_fallocate", None)
+    if fallocate is not None and size:
+        fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)

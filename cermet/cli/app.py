@@ -1,0 +1,70 @@
+"""The `cermet` command: its verbs, and how every error ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from cermet import __version__
+from cermet.cli.clean import clean
+from cermet.cli.demo import demo
+from cermet.cli.merge import merge
+from cermet.cli.methods import methods
+from cermet.cli.plan import plan
+from cermet.cli.verify import verify
+from cermet.core.errors import CermetError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cermet",
+    help="Combine trained models: merge them, check the result, see what it is worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (merge, plan, methods, verify, clean, demo):
+    app.command()(verb)
+
+_INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cermet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Combine trained models: merge them, check the result, see what it is worth."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; every CermetError ends in one sentence and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=True)
+    except CermetError as error:
+        print(f"cermet: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("cermet: interrupted.", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED) from None
+    except MemoryError:
+        print("cermet: not enough memory; try a smaller --memory budget.", file=sys.stderr)
+        raise SystemExit(4) from None

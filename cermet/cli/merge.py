@@ -1,0 +1,77 @@
+"""`cermet merge recipe.yaml out/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cermet.recipes.plan import Plan
+
+__all__ = ["merge"]
+
+
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
+    memory: Annotated[str, typer.Option(help="Working memory, such as 256MB or 2GB.")] = "1GB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; all cores by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    shard_size: Annotated[str, typer.Option(help="Most bytes in one weight file.")] = "5GB",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an unfinished run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that Cermet wrote.")
+    ] = False,
+    mergekit_compat: Annotated[
+        bool,
+        typer.Option("--mergekit-compat", help="Only warn of keys that mergekit ignores."),
+    ] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="Python file with methods; it is run as code.")
+    ] = None,
+) -> None:
+    """Merge models into one checkpoint, as a recipe says."""
+    from cermet import api
+    from cermet.cli.progress import Bar
+    from cermet.core.registry import load_plugin
+    from cermet.engine.memory import parse_size
+
+    for path in plugin or []:
+        load_plugin(path)
+    bar = Bar("merging")
+
+    def planned(plan: Plan) -> None:
+        for warning in plan.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        bar.start(plan.bytes_written(), len(plan.tasks))
+
+    try:
+        with bar:
+            done = api.merge(
+                recipe,
+                out,
+                memory=parse_size(memory),
+                threads=threads,
+                device=device,
+                shard_size=parse_size(shard_size),
+                resume=resume,
+                overwrite=overwrite,
+                compat=mergekit_compat,
+                progress=bar.advance,
+                planned=planned,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"cermet: interrupted. Continue with: cermet merge {recipe} {out} --resume", err=True
+        )
+        raise SystemExit(130) from None
+    resumed = f", {done.resumed_pieces} pieces were there already" if done.resumed_pieces else ""
+    typer.echo(
+        f"{out}: {done.tensors} tensors, {done.bytes / 1e9:.2f} GB, merged in "
+        f"{done.seconds:.2f} s (and {done.sync_seconds:.2f} s until all was on the disk)"
+        f"{resumed}."
+    )

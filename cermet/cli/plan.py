@@ -1,0 +1,83 @@
+"""`cermet plan recipe.yaml`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["plan"]
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="Where the output would go, to look at its disk.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Working memory, such as 256MB or 2GB.")] = "1GB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; all cores by default.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Most bytes in one weight file.")] = "5GB",
+    mergekit_compat: Annotated[
+        bool,
+        typer.Option("--mergekit-compat", help="Only warn of keys that mergekit ignores."),
+    ] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="Python file with methods; it is run as code.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Print what a merge would do, without reading or writing any weights."""
+    from cermet import api
+    from cermet.core.registry import load_plugin
+    from cermet.engine.forecast import forecast
+    from cermet.engine.memory import parse_size
+    from cermet.engine.run import Options
+
+    for path in plugin or []:
+        load_plugin(path)
+    resolved = api.plan(recipe, compat=mergekit_compat)
+    options = Options(parse_size(memory), threads, shard_size=parse_size(shard_size))
+    found = forecast(resolved, options, out or Path("."))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for warning in found["warnings"]:
+        console.print(f"warning: {warning}", markup=False)
+    models = Table("model", "tensors", "GB", "files", box=None, pad_edge=False)
+    for m in found["models"]:
+        models.add_row(m["name"], str(m["tensors"]), f"{m['bytes'] / 1e9:.3f}", str(m["files"]))
+    console.print(models)
+    console.print()
+    groups = Table("tensors", "layers", "method", "parameters", "passes", box=None, pad_edge=False)
+    for group in found["groups"]:
+        groups.add_row(
+            f"{group['tensors']} {group['roles']}",
+            group["layers"],
+            group["method"],
+            group["parameters"],
+            str(group["passes"]),
+        )
+    console.print(groups)
+    console.print()
+    free = "" if found["disk_free"] is None else f" of {found['disk_free'] / 1e9:.1f} GB free"
+    lines = [
+        f"reads   {found['bytes_read'] / 1e9:.2f} GB in up to {found['passes']} passes",
+        f"writes  {found['bytes_written'] / 1e9:.2f} GB in {len(found['files'])} file(s){free}",
+        f"memory  {found['memory'] / 1e6:.0f} MB for blocks on {found['threads']} thread(s)"
+        f" (budget {found['memory_budget'] / 1e6:.0f} MB)",
+        f"time    about {found['seconds']:.0f} s here, roughly",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)

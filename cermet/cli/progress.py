@@ -1,0 +1,72 @@
+"""A progress bar on a terminal; silence everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Bar"]
+
+
+class Bar:
+    """Tensors, bytes, rate and time left."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._tensors, self._seen = 0, set[str]()
+        self._lock = threading.Lock()
+
+    def start(self, total: int, tensors: int) -> None:
+        """Show the bar, if there is somebody to see it."""
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._tensors = tensors
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(self._verb, total=total)
+        self._progress.start()
+
+    def advance(self, tensor: str, nbytes: int) -> None:
+        """More bytes of a tensor are finished."""
+        if self._progress is None or self._task is None:
+            return
+        with self._lock:
+            self._seen.add(tensor)
+            text = f"{self._verb} {len(self._seen)}/{self._tensors} tensors"
+        self._progress.update(self._task, advance=nbytes, description=text)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()

@@ -1,0 +1,145 @@
+"""The blocks of one output tensor: reading them, their random numbers, their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cermet.core.noise import RESOLUTION, Stream
+from cermet.core.registry import Method, call
+from cermet.engine.geometry import Geometry
+
+__all__ = ["Blocks", "Input", "Source"]
+
+
+class Source(Protocol):
+    """Something that blocks of tensors can be read from."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def exact(self) -> bool: ...
+
+    def block(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat elements [start, stop) of a tensor, in its stored dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One tensor of one model that a job reads."""
+
+    source: Source
+    name: str
+
+
+class Blocks:
+    """What the functions of a method are given of one tensor, block by block."""
+
+    def __init__(
+        self,
+        name: str,
+        method: Method,
+        cut: Geometry,
+        inputs: Sequence[Input],
+        base: Input | None,
+        minus: Sequence[Input | None],
+        seed: int,
+        noise: Tensor | None,
+        dtype: torch.dtype | None,
+        device: str,
+        cache: int,
+    ) -> None:
+        self.name, self.method, self.cut = name, method, cut
+        self.inputs, self.base, self.minus = tuple(inputs), base, tuple(minus)
+        self.seed, self.noise = seed, noise
+        self.dtype, self.device = dtype, torch.device(device)
+        # Masks are kept as bits from the first pass that makes them, if they fit.
+        self._keep = len(self.inputs) * cut.numel // 8 <= cache
+        self._masks: dict[tuple[int, int], tuple[npt.NDArray[np.uint8], torch.Size]] = {}
+
+    def given(self) -> tuple[Input, ...]:
+        """Every tensor that is read, in the order of the plan's `Task.inputs`."""
+        own = tuple(m for m in self.minus if m is not None)
+        return (*self.inputs, *(() if self.base is None else (self.base,)), *own)
+
+    def read(self, given: Input, start: int, stop: int) -> Tensor:
+        """Elements of an input as they are stored; columns come as rows."""
+        cut = self.cut
+        if cut.grain != "column" or cut.length is None:
+            raw = given.source.block(given.name, start, stop)
+        else:
+            whole = given.source.block(given.name, 0, cut.numel).view(cut.length, -1)
+            raw = whole[:, start // cut.unit : stop // cut.unit].t()
+        return raw if self.dtype is None else raw.to(self.dtype)
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        length = self.cut.length
+        return flat if length is None else flat.view(*flat.shape[:-1], -1, length)
+
+    def _float(self, given: Input, start: int, stop: int) -> Tensor:
+        """One input in float32 on the device, in the shape that the method sees."""
+        raw = self.read(given, start, stop).to(self.device, torch.float32)
+        return raw if self.cut.grain == "column" else self._shaped(raw)
+
+    def load(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """The block that the method sees, float32 [models, *block], and the base to add back."""
+        count = len(self.inputs)
+        block = torch.empty(count, stop - start, dtype=torch.float32, device=self.device)
+        shaped = self._shaped(block)
+        for row, given in zip(shaped, self.inputs, strict=True):
+            raw = self.read(given, start, stop)
+            row.copy_(raw if raw.ndim == row.ndim else self._shaped(raw))
+        base = self._float(self.base, start, stop) if self.base is not None else None
+        if not self.minus:
+            return (shaped if base is None else shaped.sub_(base)), base
+        for row, own in zip(shaped, self.minus, strict=True):
+            if own is not None:
+                row.sub_(self._float(own, start, stop))
+            elif base is not None:
+                row.sub_(base)
+        return shaped, base
+
+    def streams(self) -> list[Stream]:
+        """Fresh random numbers for one piece; none where the method draws none."""
+        if not self.method.noise or self.noise is not None:
+            return []
+        return [Stream(self.seed, self.name, i) for i in range(len(self.inputs))]
+
+    def draws(self, streams: Sequence[Stream], start: int, stop: int) -> Tensor:
+        """Uniform numbers in [0, 1) for every model and position of a block."""
+        if self.noise is not None:
+            given = self.noise.reshape(len(self.inputs), -1)[:, start:stop]
+            return self._shaped(given.to(self.device, torch.float32))
+        drawn = np.stack([s.draw(start, stop) for s in streams]).view(np.int16)
+        uniform = torch.from_numpy(drawn).to(torch.float32)
+        # Signed 16-bit integers convert fast; the shift makes them 0 .. 65,535 again.
+        uniform.add_(RESOLUTION // 2).mul_(1.0 / RESOLUTION)
+        return self._shaped(uniform.to(self.device))
+
+    def mask(
+        self,
+        block: Tensor,
+        known: Mapping[str, Any],
+        streams: Sequence[Stream],
+        start: int,
+        stop: int,
+    ) -> Tensor:
+        """The method's mask of a block: made once, then unpacked from its bits."""
+        kept = self._masks.get((start, stop))
+        if kept is not None:
+            bits, shape = kept
+            flat = np.unpackbits(bits, count=shape.numel())
+            return torch.from_numpy(flat).to(self.device, torch.float32).view(shape)
+        assert self.method.mask is not None
+        if self.method.noise:
+            known = {**known, "noise": self.draws(streams, start, stop)}
+        mask: Tensor = call(self.method.mask, block, **known)
+        if self._keep and self.method.rounds:
+            self._masks[start, stop] = (np.packbits(mask.cpu().numpy() != 0), mask.shape)
+        return mask

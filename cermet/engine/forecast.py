@@ -1,0 +1,113 @@
+"""What a plan would do: files, bytes, passes, memory, disk, time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cermet.core.errors import DiskError
+from cermet.engine.run import Options, block_of, parameters_of, plan_layout
+from cermet.recipes.plan import Plan, Task
+
+__all__ = ["forecast"]
+
+# Measured with `make bench` on two cores: one thread works through this many bytes of
+# float32 block in a second, for a method whose workspace is one block.
+_BYTES_PER_SECOND = 8e9
+
+
+def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
+    """Everything that `cermet plan` prints, as plain data.
+
+    Raises DiskError and BudgetError where the machine cannot hold the output or a block.
+    """
+    files = plan_layout(plan, options.shard_size)
+    place = _existing(out.absolute())
+    free = shutil.disk_usage(place).free if place is not None else None
+    if free is not None and files.size > free:
+        raise DiskError(
+            f"The output takes {files.size / 1e9:.2f} GB, but '{place}' has "
+            f"{free / 1e9:.2f} GB free."
+        )
+    threads = options.workers()
+    return {
+        "method": plan.method.name,
+        "models": [
+            {
+                "name": str(ref),
+                "tensors": len(c.tensors),
+                "bytes": sum(t.nbytes for t in c.tensors.values()),
+                "files": len({t.file for t in c.tensors.values()}),
+            }
+            for ref, c in zip(plan.models, plan.checkpoints, strict=True)
+        ],
+        "groups": _groups(plan),
+        "passes": max(t.passes for t in plan.tasks),
+        "bytes_read": plan.bytes_read(),
+        "bytes_written": plan.bytes_written(),
+        "files": [{"file": s.file, "bytes": s.size} for s in files.shards],
+        "disk_free": free,
+        "memory": threads * max((_block_bytes(t, options) for t in plan.tasks), default=0),
+        "memory_budget": options.memory,
+        "threads": threads,
+        "seconds": sum(map(_cost, plan.tasks)) / _BYTES_PER_SECOND / threads,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _existing(path: Path) -> Path | None:
+    return next((p for p in (path, *path.parents) if p.is_dir()), None)
+
+
+def _block_bytes(task: Task, options: Options) -> int:
+    if task.method is None:
+        return 0
+    block = min(block_of(task, options), max(1, task.numel))
+    return int(4 * block * len(task.sources) * (1 + task.method.workspace))
+
+
+def _cost(task: Task) -> float:
+    work = 1.0 if task.method is None else 1.0 + task.method.workspace
+    return 4.0 * task.numel * len(task.inputs()) * task.passes * work
+
+
+def _groups(plan: Plan) -> list[dict[str, Any]]:
+    """Tensors with the same method and numbers, together."""
+    groups: dict[tuple[str, str, int], list[Task]] = {}
+    for task in plan.tasks:
+        method = task.method.name if task.method is not None else "copy"
+        numbers = ", ".join(f"{k}={_short(v)}" for k, v in parameters_of(task).items())
+        groups.setdefault((method, numbers, task.passes), []).append(task)
+    found = []
+    for (method, numbers, passes), tasks in groups.items():
+        layers = sorted({t.place.layer for t in tasks if t.place.layer is not None})
+        roles = sorted({str(t.place.role) for t in tasks})
+        found.append(
+            {
+                "method": method,
+                "parameters": numbers,
+                "passes": passes,
+                "tensors": len(tasks),
+                "roles": " ".join(roles),
+                "layers": _span(layers),
+                "names": [t.name for t in tasks],
+            }
+        )
+    return found
+
+
+def _span(layers: list[int]) -> str:
+    if not layers:
+        return "-"
+    whole = layers == list(range(layers[0], layers[-1] + 1))
+    if whole and len(layers) > 1:
+        return f"{layers[0]}-{layers[-1]}"
+    return ",".join(map(str, layers))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        same = len(set(value)) == 1
+        return _short(value[0]) if same else "[" + ", ".join(map(_short, value)) + "]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value).lower()

@@ -1,0 +1,295 @@
+"""The work on one output tensor: its rounds, its fit, its merge; cut into pieces.
+
+A job is a sequence of stages; a stage is a list of independent pieces. An executor runs
+the pieces of a stage in any order, on any thread, and then asks for the next stage. The
+method does not know how its tensor was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cermet.core.errors import DataError, NonFiniteError
+from cermet.core.fingerprint import digest_bytes
+from cermet.core.noise import Stream
+from cermet.core.registry import Gram, Kth, Method, Sum, call, takes
+from cermet.engine.blocks import Blocks, Input
+from cermet.engine.geometry import LEAF, Geometry, geometry
+from cermet.engine.search import Search
+from cermet.maths.select import Cutoff
+
+__all__ = ["Done", "Job", "Piece", "Target"]
+
+Piece = Callable[[], None]
+
+
+class Target(Protocol):
+    """Where the blocks of one output tensor go."""
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """A flat tensor of the output dtype to be filled: elements [start, stop)."""
+
+
+@dataclass(slots=True)
+class Done:
+    """What a merged piece leaves in the journal: partial digests of output and inputs."""
+
+    start: int
+    stop: int
+    output: int
+    inputs: list[int]
+
+
+class Job:
+    """One output tensor on its way."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        method: Method,
+        inputs: Sequence[Input],
+        base: Input | None,
+        parameters: Mapping[str, Any],
+        target: Target,
+        *,
+        minus: Sequence[Input | None] = (),
+        seed: int = 0,
+        noise: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        block: int = 2 * LEAF,
+        cache: int = 1 << 26,
+        skip: frozenset[int] = frozenset(),
+        finished: Callable[[Done], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.method = method
+        self.parameters = dict(parameters)
+        self.target = target
+        self.skip, self.finished = skip, finished
+        self.state: dict[str, Any] = {}
+        self._checked = False
+        self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
+        self.blocks = Blocks(
+            name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache
+        )
+
+    # -- stages ---------------------------------------------------------------
+
+    def stages(self) -> Iterator[list[Piece]]:
+        """Every stage, in order; the pieces of one are independent of each other."""
+        if self.cut.numel == 0:
+            return
+        for spec in self.method.rounds:
+            if spec.when is not None and not call(spec.when, **self.parameters):
+                self.state[spec.name] = None
+            elif isinstance(spec, Sum):
+                yield from self._sum(spec)
+            elif isinstance(spec, Gram):
+                yield from self._gram(spec)
+            elif isinstance(spec, Kth):
+                yield from self._kth(spec)
+            self._checked = True
+        if self.method.fit is not None:
+            self.state.update(self._fit())
+        if self.cut.grain == "column":
+            # Columns run through the whole tensor, so it is one piece for the journal.
+            todo = [] if 0 in self.skip else self.cut.pieces()
+            yield [self._piece(self._merge_columns, start, stop) for start, stop in todo]
+            yield [self._seal] if todo else []
+            return
+        todo = [p for p in self.cut.pieces() if p[0] not in self.skip]
+        yield [self._piece(self._merge, start, stop) for start, stop in todo]
+
+    def _piece(self, work: Callable[[int, int], None], start: int, stop: int) -> Piece:
+        return lambda: work(start, stop)
+
+    def _fit(self) -> Mapping[str, Any]:
+        assert self.method.fit is not None
+        try:
+            fitted: Mapping[str, Any] = call(self.method.fit, **self.parameters, **self.state)
+        except DataError as error:
+            raise type(error)(f"Tensor '{self.name}': {error}.") from error
+        return fitted
+
+    def streams(self) -> list[Stream]:
+        """Fresh random numbers for one piece."""
+        return self.blocks.streams()
+
+    def values(
+        self, of: Callable[..., Any] | None, streams: Sequence[Stream], start: int, stop: int
+    ) -> Tensor:
+        """A round's values [..., elements] of a run of leaves, whatever the size of a block."""
+        parts = []
+        for begin, end in self.cut.blocks(start, stop):
+            block, _ = self.blocks.load(begin, end)
+            self._check(block, begin, end)
+            values = block if of is None else self._apply(of, block, streams, begin, end)
+            parts.append(values if self.cut.length is None else values.flatten(-2))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _apply(
+        self,
+        function: Callable[..., Any],
+        block: Tensor,
+        streams: Sequence[Stream],
+        begin: int,
+        end: int,
+    ) -> Tensor:
+        """Call a function of the method on a block, with all that it asks for."""
+        known = dict(self.parameters)
+        for key, value in self.state.items():
+            known[key] = value.at(begin) if isinstance(value, Cutoff) else value
+        wanted = takes(function)
+        if "mask" in wanted:
+            known["mask"] = self.blocks.mask(block, known, streams, begin, end)
+        if "noise" in wanted:
+            known["noise"] = self.blocks.draws(streams, begin, end)
+        result: Tensor = call(function, block, **known)
+        return result
+
+    # -- rounds ---------------------------------------------------------------
+
+    def _sum(self, spec: Sum) -> Iterator[list[Piece]]:
+        parts: dict[int, Tensor] = {}
+
+        def add(start: int, stop: int) -> None:
+            streams = self.streams()
+            leaves = [
+                _leaf_sums(self.values(spec.of, streams, begin, end), self.cut.leaf)
+                for begin, end in self.cut.runs(start, stop)
+            ]
+            parts[start] = torch.cat(leaves, dim=-1)
+
+        yield [self._piece(add, start, stop) for start, stop in self.cut.pieces()]
+        ordered = [parts[start] for start in sorted(parts)]
+        self.state[spec.name] = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
+
+    def _gram(self, spec: Gram) -> Iterator[list[Piece]]:
+        parts: dict[int, Tensor] = {}
+
+        def multiply(start: int, stop: int) -> None:
+            grams = []
+            for begin, end in self.cut.runs(start, stop):
+                values = self.values(None, [], begin, end)
+                for leaf in range(0, values.shape[-1], self.cut.leaf):
+                    grams.append(_leaf_gram(values[:, leaf : leaf + self.cut.leaf]))
+            parts[start] = torch.stack(grams, dim=-1)
+
+        yield [self._piece(multiply, start, stop) for start, stop in self.cut.pieces()]
+        ordered = [parts[start] for start in sorted(parts)]
+        self.state[spec.name] = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
+
+    def _kth(self, spec: Kth) -> Iterator[list[Piece]]:
+        search = Search(self, spec)
+        yield [search.sample]
+        while search.open:
+            yield [self._piece(search.look, start, stop) for start, stop in self.cut.pieces()]
+            search.close()
+        yield [search.locate]
+        self.state[spec.name] = search.cutoff()
+
+    # -- merge ----------------------------------------------------------------
+
+    def _merged(self, streams: Sequence[Stream], begin: int, end: int) -> Tensor:
+        """The result of one block, float32, in the shape that the method sees."""
+        block, base = self.blocks.load(begin, end)
+        if not self._checked:
+            self._check(block, begin, end)
+        merged = self._apply(self.method.function, block, streams, begin, end)
+        return merged if base is None else merged.add_(base)
+
+    def _merge(self, start: int, stop: int) -> None:
+        streams, done = self.streams(), self._nothing_done(start, stop)
+        for begin, end in self.cut.blocks(start, stop):
+            out = self.target.block(begin, end)
+            out.copy_(self._merged(streams, begin, end).reshape(-1))
+            self._sign_off(out, begin, end, done)
+        if self.finished is not None:
+            self.finished(done)
+
+    def _merge_columns(self, start: int, stop: int) -> None:
+        unit = self.cut.unit
+        whole = self.target.block(0, self.cut.numel).view(unit, -1)
+        for begin, end in self.cut.blocks(start, stop):
+            merged = self._merged([], begin, end)
+            whole[:, begin // unit : end // unit].copy_(merged.t())
+
+    def _seal(self) -> None:
+        """Check and record a tensor that was written by columns."""
+        done = self._nothing_done(0, self.cut.numel)
+        for begin in range(0, self.cut.numel, LEAF):
+            end = min(begin + LEAF, self.cut.numel)
+            self._sign_off(self.target.block(begin, end), begin, end, done)
+        if self.finished is not None:
+            self.finished(done)
+
+    def _nothing_done(self, start: int, stop: int) -> Done:
+        return Done(start, stop, 0, [0] * len(self.blocks.given()))
+
+    def _sign_off(self, out: Tensor, begin: int, end: int, done: Done) -> None:
+        """Check what was written, and add its digest and those of what was read."""
+        if out.dtype == torch.float16 and not bool(torch.isfinite(out).all()):
+            raise NonFiniteError(
+                f"Tensor '{self.name}' of the output leaves the range of float16 (65,504). "
+                "Use out_dtype: bfloat16 or float32, or smaller weights."
+            )
+        if self.finished is None:
+            return
+        done.output += _digest(out, begin)
+        for index, given in enumerate(self.blocks.given()):
+            if given.source.exact:
+                done.inputs[index] += _digest(given.source.block(given.name, begin, end), begin)
+
+    # -- checks ---------------------------------------------------------------
+
+    def _check(self, block: Tensor, start: int, stop: int) -> None:
+        """Refuse NaN and infinity; one sum is enough to know that there is none."""
+        if self._checked or bool(torch.isfinite(block.sum())):
+            return
+        for given in self.blocks.given():
+            raw = self.blocks.read(given, start, stop).reshape(-1).to(torch.float32)
+            bad = (~torch.isfinite(raw)).nonzero()
+            if len(bad):
+                where = "" if self.cut.grain == "column" else f" at element {start + int(bad[0])}"
+                raise NonFiniteError(
+                    f"Tensor '{given.name}' of model '{given.source.path}' holds "
+                    f"{raw[bad[0]].item()}{where}. A merge of it would be useless; "
+                    "check how the model was trained or converted."
+                )
+
+
+def _leaf_sums(values: Tensor, leaf: int) -> Tensor:
+    """Sums of whole leaves along the last axis, the last one perhaps shorter: float64."""
+    whole = values.shape[-1] // leaf * leaf
+    parts = []
+    if whole:
+        parts.append(values[..., :whole].reshape(*values.shape[:-1], -1, leaf).sum(dim=-1))
+    if whole < values.shape[-1]:
+        parts.append(values[..., whole:].sum(dim=-1, keepdim=True))
+    return torch.cat(parts, dim=-1).to(torch.float64)
+
+
+def _leaf_gram(leaf: Tensor) -> Tensor:
+    """Inner products of the models over one leaf: float64 [models, models]."""
+    count = len(leaf)
+    if count > 4:
+        wide = leaf.to(torch.float64)
+        return wide @ wide.t()
+    # For few models, products and their sums are twice as fast as a thin matrix product.
+    gram = torch.empty(count, count, dtype=torch.float64, device=leaf.device)
+    for i in range(count):
+        for j in range(i, count):
+            gram[i, j] = gram[j, i] = (leaf[i] * leaf[j]).sum()
+    return gram
+
+
+def _digest(flat: Tensor, start: int) -> int:
+    raw = flat.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return digest_bytes(raw, start * flat.element_size())

@@ -1,0 +1,87 @@
+"""How much memory a run may take, and how it keeps what it has."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from pathlib import Path
+
+from cermet.core.errors import BudgetError, InputError
+from cermet.core.registry import Method
+from cermet.engine.geometry import LEAF
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "MemoryGauge",
+    "block_elements",
+    "keep_freed_memory",
+    "parse_size",
+]
+
+DEFAULT_BUDGET = 1_000_000_000
+"""Bytes of working memory that a merge may take, beside Python and torch themselves."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {f"{unit}I": 1 << (10 * power) for power, unit in enumerate("KMGT", start=1)}
+_STATUS = Path("/proc/self/status")
+_BEST = 2 * LEAF  # elements of a block for which measured throughput is best
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `256MB`, `2GB`, `1.5GiB` or `5000000`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if found is None or found[2] not in _UNITS or float(found[1]) <= 0:
+        raise InputError(f"'{text}' is not a size. Write it as 256MB, 2GB or 1.5GiB.")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def block_elements(
+    method: Method, models: int, unit: int, budget: int, threads: int, tensor: str
+) -> int:
+    """Elements of a block for which every thread stays inside its share of the budget.
+
+    `unit` is the number of elements that the method must see together.
+    """
+    bytes_each = 4 * models * (1.0 + method.workspace)
+    share = budget / threads
+    fitting = int(share / bytes_each)
+    if fitting < unit:
+        raise BudgetError(
+            f"Tensor '{tensor}' needs {unit:,} elements of {models} models at once for "
+            f"'{method.name}': {unit * bytes_each * threads / 1e6:,.0f} MB on {threads} threads, "
+            f"but the budget is {budget / 1e6:,.0f} MB. Give more with --memory, or use fewer "
+            "--threads."
+        )
+    return max(unit, min(_BEST, fitting))
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep freed blocks for the next block (glibc only).
+
+    By default glibc gives every freed buffer of this size back to the kernel, which then
+    has to clear it again for the next block: measured, ten times the cost of the work.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 64 << 20)
+        mallopt(trim_threshold, 256 << 20)
+
+
+class MemoryGauge:
+    """The largest private memory of this process that was seen (Linux; elsewhere 0)."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._count = 0
+        self.look()
+
+    def look(self) -> None:
+        """Read the current figure, every few calls."""
+        self._count += 1
+        if self._count % 8 == 1 and _STATUS.is_file():
+            found = re.search(rb"RssAnon:\s*(\d+) kB", _STATUS.read_bytes())
+            self.peak = max(self.peak, int(found[1]) * 1024 if found else 0)

@@ -1,0 +1,138 @@
+"""What stands beside the weights: `cermet.json`, the config, and the model card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cermet.checkpoints.reader import Checkpoint
+from cermet.core.fingerprint import digest_hex, sha256_hex
+from cermet.engine.run import Finished, Options, parameters_of
+from cermet.recipes.plan import Plan
+
+__all__ = ["model_card", "record_of", "sources_of", "write_json"]
+
+_LIBRARIES = ("cermet", "torch", "safetensors", "numpy")
+_HEADER_LIMIT = 100_000_000
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def sources_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The files of a model: name, size, and SHA-256 of what describes their tensors."""
+    files: dict[Path, list[str]] = {}
+    for name, info in checkpoint.tensors.items():
+        line = f"{name} {info.dtype} {info.shape} {info.begin}"
+        files.setdefault(info.file, []).append(line)
+    return [
+        {
+            "file": file.name,
+            "bytes": file.stat().st_size if file.is_file() else None,
+            "header_sha256": sha256_hex("\n".join(sorted(lines)).encode()),
+        }
+        for file, lines in sorted(files.items())
+    ]
+
+
+def record_of(
+    plan: Plan, finished: Finished, options: Options, recipe_text: Any, files: Sequence[str]
+) -> dict[str, Any]:
+    """The record of a run: everything that is needed to check it, or to run it again."""
+    tensors = {}
+    for task in plan.tasks:
+        output, inputs = finished.digests[task.name]
+        sources = []
+        for named, digest in zip(task.inputs(), inputs, strict=True):
+            checkpoint = plan.checkpoints[named.model]
+            nbytes = checkpoint.tensors[named.tensor].nbytes
+            sources.append(
+                {
+                    "model": named.model,
+                    "tensor": named.tensor,
+                    "digest": digest_hex(digest, nbytes) if checkpoint.exact else None,
+                }
+            )
+        tensors[task.name] = {
+            "shard": finished.layout.shard_of(task.name),
+            "dtype": task.dtype,
+            "shape": list(task.shape),
+            "role": str(task.place.role),
+            "digest": digest_hex(output, task.nbytes),
+            "method": task.method.name if task.method is not None else "copy",
+            "parameters": parameters_of(task),
+            "sources": sources,
+        }
+    return {
+        "format": 1,
+        "recipe": recipe_text,
+        "seed": plan.recipe.seed,
+        "models": [
+            {"name": str(ref), "path": c.path, "files": sources_of(c)}
+            for ref, c in zip(plan.models, plan.checkpoints, strict=True)
+        ],
+        "versions": versions(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "run": {
+            "device": options.device,
+            "threads": options.workers(),
+            "memory_budget": options.memory,
+            "peak_private_bytes": finished.peak_bytes,
+            "merge_seconds": round(finished.seconds, 3),
+            "sync_seconds": round(finished.sync_seconds, 3),
+            "resumed_pieces": finished.resumed_pieces,
+        },
+        "warnings": list(plan.warnings),
+        "files": sorted(files),
+        "tensors": tensors,
+    }
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write readable JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def model_card(plan: Plan, recipe_yaml: str) -> str:
+    """README.md of the output: what it was made of, how, and how to make it again."""
+    method = plan.method
+    listed = "\n".join(f"- `{ref}`" for ref in plan.models)
+    count = sum(task.numel for task in plan.tasks)
+    return f"""---
+library_name: transformers
+tags:
+- merge
+- cermet
+---
+
+# A merge of {len(plan.models)} models
+
+Made by [Cermet](https://pypi.org/project/cermet/) with the method `{method.name}`
+({method.source}): {method.summary[:1].lower() + method.summary[1:]}
+{count:,} parameters in {len(plan.tasks)} tensors.
+
+## Models
+
+{listed}
+
+## Recipe
+
+```yaml
+{recipe_yaml.strip()}
+```
+
+`cermet.json` holds the recipe resolved for every tensor, and the digests of everything
+that was read and written; `cermet verify` checks them.
+"""

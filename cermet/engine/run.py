@@ -1,0 +1,274 @@
+"""Running a plan: jobs out of tasks, a journal, and a folder that appears when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cermet.checkpoints.dtypes import SIZES, TORCH
+from cermet.checkpoints.reader import Checkpoint
+from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
+from cermet.core.errors import DiskError, InputError, MachineError
+from cermet.core.registry import call
+from cermet.engine.blocks import Input
+from cermet.engine.copy import CopyJob
+from cermet.engine.executors import Executor
+from cermet.engine.executors.serial import Serial
+from cermet.engine.executors.threads import Threads
+from cermet.engine.folder import OutputFolder
+from cermet.engine.geometry import geometry
+from cermet.engine.job import Done, Job, Target
+from cermet.engine.journal import Journal
+from cermet.engine.memory import (
+    DEFAULT_BUDGET,
+    MemoryGauge,
+    block_elements,
+    keep_freed_memory,
+)
+from cermet.recipes.plan import Named, Plan, Task
+
+__all__ = ["Finished", "Options", "job_of", "merge_plan", "plan_layout"]
+
+DEFAULT_SHARD = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a plan is run; nothing here changes a byte of the output.
+
+    memory: bytes of working memory. threads: None for all cores of this process.
+    device: cpu or cuda. block: elements of a block, for tests and measurements.
+    """
+
+    memory: int = DEFAULT_BUDGET
+    threads: int | None = None
+    device: str = "cpu"
+    shard_size: int = DEFAULT_SHARD
+    resume: bool = False
+    overwrite: bool = False
+    block: int | None = None
+
+    def workers(self) -> int:
+        """Number of threads."""
+        if self.threads is not None:
+            return max(1, self.threads)
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run has done.
+
+    seconds: of the merge itself; sync_seconds: waiting for the disk afterwards.
+    digests: task name -> partial digests of output and inputs, added up.
+    """
+
+    out: Path
+    layout: Layout
+    seconds: float
+    sync_seconds: float
+    resumed_pieces: int
+    peak_bytes: int
+    digests: Mapping[str, tuple[int, list[int]]] = field(default_factory=dict)
+
+
+def plan_layout(plan: Plan, shard_size: int) -> Layout:
+    """The files of a plan's output."""
+    return layout([Slot(t.name, t.dtype, t.shape, t.nbytes) for t in plan.tasks], shard_size)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here."""
+    kind = device.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"'{device}' is not a device: cpu, cuda or cuda:0.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise MachineError("There is no CUDA device here, or this torch was built without CUDA.")
+
+
+def job_of(
+    task: Task,
+    checkpoints: tuple[Checkpoint, ...],
+    target: Target,
+    options: Options,
+    *,
+    seed: int = 0,
+    compute: str | None = None,
+    skip: frozenset[int] = frozenset(),
+    finished: Callable[[Done], None] | None = None,
+    noise: torch.Tensor | None = None,
+) -> Job | CopyJob:
+    """The work on one task."""
+
+    def given(named: Named) -> Input:
+        return Input(checkpoints[named.model], named.tensor)
+
+    inputs = [given(n) for n in task.sources]
+    if task.method is None:
+        return CopyJob(task.name, task.numel, inputs, target, skip=skip, finished=finished)
+    return Job(
+        task.name,
+        task.shape,
+        task.method,
+        inputs,
+        given(task.base) if task.base is not None else None,
+        task.parameters,
+        target,
+        minus=[given(m) if m is not None else None for m in task.minus],
+        seed=seed,
+        noise=noise,
+        dtype=TORCH[compute] if compute is not None else None,
+        device=options.device,
+        block=options.block or block_of(task, options),
+        cache=options.memory // (4 * options.workers()),
+        skip=skip,
+        finished=finished,
+    )
+
+
+def block_of(task: Task, options: Options) -> int:
+    """Elements of a task's blocks under the budget; BudgetError where none fits."""
+    assert task.method is not None
+    grain = call(task.method.grain, **task.parameters)
+    unit = geometry(task.shape, grain, 1).unit
+    return block_elements(
+        task.method, len(task.sources), unit, options.memory, options.workers(), task.name
+    )
+
+
+def fingerprint(plan: Plan, layout: Layout, device: str) -> str:
+    """What a journal is valid for: the same tasks on the same files, into the same files."""
+    known: dict[Path, tuple[int, int]] = {}
+    for checkpoint in plan.checkpoints:
+        for info in checkpoint.tensors.values():
+            if info.file not in known and info.file.is_file():
+                stat = info.file.stat()
+                known[info.file] = (stat.st_size, stat.st_mtime_ns)
+    tasks = [
+        [t.name, t.dtype, t.shape, t.method.name if t.method else None,
+         [(n.model, n.tensor) for n in t.inputs()], repr(sorted(t.parameters.items()))]
+        for t in plan.tasks
+    ]  # fmt: skip
+    everything = [
+        tasks,
+        plan.recipe.seed,
+        plan.compute_dtype,
+        [str(m) for m in plan.models],
+        sorted((str(p), *s) for p, s in known.items()),
+        [s.header.hex() for s in layout.shards],
+        device.split(":")[0],
+    ]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+class _Slot:
+    """One tensor of a shard writer."""
+
+    def __init__(self, writer: ShardWriter, name: str) -> None:
+        self._writer, self._name = writer, name
+
+    def block(self, start: int, stop: int) -> torch.Tensor:
+        return self._writer.block(self._name, start, stop)
+
+
+def executor_for(workers: int) -> Executor:
+    """One thread needs no queue."""
+    return Serial() if workers == 1 else Threads(workers)
+
+
+def merge_plan(
+    plan: Plan,
+    out: OutputFolder,
+    options: Options,
+    progress: Callable[[str, int], None] | None = None,
+) -> Finished:
+    """Run a plan into the working folder of an output; the caller publishes it.
+
+    `progress` gets the name of a tensor and the bytes of output that are new.
+    """
+    check_device(options.device)
+    files = plan_layout(plan, options.shard_size)
+    for task in plan.tasks:
+        if task.method is not None and options.block is None:
+            block_of(task, options)
+    keep_freed_memory()
+    began = time.perf_counter()
+    try:
+        journal = Journal(
+            out.journal, fingerprint(plan, files, options.device), resume=options.resume
+        )
+        resumed = sum(len(pieces) for pieces in journal.done.values())
+        writer = ShardWriter(out.work, files, resume=resumed > 0)
+    except OSError as error:
+        raise DiskError(f"'{out.work}': {error.strerror or error}.") from error
+    gauge = MemoryGauge()
+    lock = threading.Lock()
+
+    def jobs() -> Iterator[Job | CopyJob]:
+        for index, task in enumerate(plan.tasks):
+
+            def finished(done: Done, index: int = index, task: Task = task) -> None:
+                journal.record(index, done)
+                with lock:
+                    gauge.look()
+                    if progress is not None:
+                        progress(task.name, (done.stop - done.start) * SIZES[task.dtype])
+
+            yield job_of(
+                task,
+                plan.checkpoints,
+                _Slot(writer, task.name),
+                options,
+                seed=plan.recipe.seed,
+                compute=plan.compute_dtype,
+                skip=frozenset(journal.done.get(index, {})),
+                finished=finished,
+            )
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
+    try:
+        executor_for(options.workers()).run(jobs())
+    finally:
+        torch.set_num_threads(threads)
+        journal.close()
+    merged = time.perf_counter()
+    writer.sync()
+    return Finished(
+        out=out.out,
+        layout=files,
+        seconds=merged - began,
+        sync_seconds=time.perf_counter() - merged,
+        resumed_pieces=resumed,
+        peak_bytes=gauge.peak,
+        digests=_added_up(plan, journal),
+    )
+
+
+def _added_up(plan: Plan, journal: Journal) -> dict[str, tuple[int, list[int]]]:
+    found: dict[str, tuple[int, list[int]]] = {}
+    for index, task in enumerate(plan.tasks):
+        output, inputs = 0, [0] * len(task.inputs())
+        for done in journal.done.get(index, {}).values():
+            output += done.output
+            inputs = [a + b for a, b in zip(inputs, done.inputs, strict=True)]
+        found[task.name] = (output, inputs)
+    return found
+
+
+def parameters_of(task: Task) -> dict[str, Any]:
+    """A task's parameters as recipes spell them."""
+    if task.method is None:
+        return {}
+    spelled = {p.argument: p.name for p in task.method.parameters.values()}
+    return {spelled[argument]: value for argument, value in task.parameters.items()}

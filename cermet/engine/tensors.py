@@ -1,0 +1,157 @@
+"""Any method on tensors in memory, with the code that merges files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cermet.anatomy import survey
+from cermet.checkpoints.dtypes import FLOATS
+from cermet.checkpoints.reader import MemoryCheckpoint
+from cermet.core.errors import MethodError, MismatchError
+from cermet.core.registry import Method, Parameter, call, find_method
+from cermet.engine.run import Options, executor_for, job_of
+from cermet.recipes.plan import Named, Task
+from cermet.recipes.settings import convert, unknown
+
+__all__ = ["merge_tensors"]
+
+
+def merge_tensors(
+    method: str,
+    base: Mapping[str, Tensor] | None,
+    experts: Sequence[Mapping[str, Tensor]],
+    *,
+    seed: int = 0,
+    noise: Mapping[str, Tensor] | None = None,
+    needs: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    block: int | None = None,
+    **parameters: Any,
+) -> dict[str, Tensor]:
+    """Run any method on tensors in memory, with the code that `merge` runs.
+
+    Parameters
+    ----------
+    method: name of a method.
+    base: tensors of the base; None where the method needs none.
+    experts: tensors of the experts, with the same names and shapes.
+    seed, noise: the seed of random methods, or their draws [experts, *shape] in [0, 1) by
+        tensor name.
+    needs: named statistics, for methods that declare them.
+    parameters: of the method; one that has a value for each model is a number or a sequence
+        in the order of the experts.
+
+    Returns the merged tensors, in the dtype of the base (or of the first expert). Raises
+    MethodError, MismatchError, NonFiniteError.
+    """
+    found = find_method(method)
+    if needs:
+        raise MethodError(f"'{method}' needs no statistics, but was given {', '.join(needs)}.")
+    if noise is not None and not found.noise:
+        raise MethodError(f"'{method}' draws no random numbers, so it takes no noise.")
+    if found.base in ("required", "first") and base is None:
+        raise MethodError(f"'{method}' needs a base.")
+    if found.base == "none" and base is not None:
+        raise MethodError(f"'{method}' takes no base; give it as one of the experts.")
+    least, most = found.models
+    if len(experts) < least or (most is not None and len(experts) > most):
+        raise MethodError(f"'{method}' does not take {len(experts)} experts.")
+    values = _values(found, parameters, len(experts))
+    models = [*experts, *([base] if base is not None else [])]
+    names = [f"expert{i}" for i in range(len(experts))] + ["base"]
+    checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
+    template = len(experts) if base is not None else 0
+    out: dict[str, Tensor] = {}
+    options = Options(threads=threads, block=block)
+    jobs = []
+    previous = torch.get_num_threads()
+    for task in _memory_tasks(found, checkpoints, template, values, base is not None):
+        target = torch.empty(task.shape, dtype=models[template][task.name].dtype)
+        out[task.name] = target
+        draws = noise[task.name] if noise is not None and task.name in noise else None
+        jobs.append(job_of(task, checkpoints, _Tensor(target), options, seed=seed, noise=draws))
+    torch.set_num_threads(1)
+    try:
+        executor_for(threads).run(jobs)
+    finally:
+        torch.set_num_threads(previous)
+    return out
+
+
+class _Tensor:
+    def __init__(self, tensor: Tensor) -> None:
+        self._flat = tensor.view(-1)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        return self._flat[start:stop]
+
+
+def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Arguments of a method from what a caller gave by recipe names."""
+    spelled = {name.rstrip("_"): value for name, value in given.items()}
+    for name in spelled:
+        if name not in method.parameters and name not in method.accepts:
+            raise unknown(method, name)
+    found: dict[str, Any] = {}
+    for parameter in method.parameters.values():
+        if parameter.name not in spelled and parameter.required:
+            raise MethodError(f"'{method.name}' needs '{parameter.name}'.")
+        found[parameter.argument] = _value(method, parameter, spelled, count)
+    problem = call(method.check, **found) if method.check is not None else None
+    if problem is not None:
+        raise MethodError(f"'{method.name}': {problem}.")
+    return found
+
+
+def _value(method: Method, parameter: Parameter, spelled: Mapping[str, Any], count: int) -> Any:
+    if parameter.name not in spelled:
+        default = parameter.default
+        return default * count if parameter.per_model and default is not None else default
+    value = spelled[parameter.name]
+    if not parameter.per_model:
+        return convert(parameter, value, f"'{method.name}'")
+    if value is None:
+        return convert(parameter, value, f"'{method.name}'")
+    values = list(value) if isinstance(value, Sequence) else [value] * count
+    if len(values) != count:
+        raise MethodError(
+            f"'{method.name}': '{parameter.name}' has {len(values)} values for {count} experts."
+        )
+    return tuple(convert(parameter, v, f"'{method.name}'") for v in values)
+
+
+def _memory_tasks(
+    method: Method,
+    checkpoints: tuple[MemoryCheckpoint, ...],
+    template: int,
+    values: Mapping[str, Any],
+    with_base: bool,
+) -> list[Task]:
+    known = checkpoints[template].tensors
+    places = survey({n: t.shape for n, t in known.items()}, {}).places
+    tasks = []
+    for name, info in known.items():
+        for checkpoint in checkpoints:
+            other = checkpoint.tensors.get(name)
+            if other is None or other.shape != info.shape:
+                shape = "missing" if other is None else str(list(other.shape))
+                raise MismatchError(
+                    f"Tensor '{name}' is {list(info.shape)} in {checkpoints[template].path} but "
+                    f"{shape} in {checkpoint.path}."
+                )
+        experts = tuple(Named(i, name) for i in range(len(checkpoints) - (1 if with_base else 0)))
+        base = Named(template, name) if with_base else None
+        if info.dtype not in FLOATS:
+            held = (Named(template, name), *experts)
+            tasks.append(Task(name, info.dtype, info.shape, places[name], None, held))
+            continue
+        if method.base == "first" and base is not None:
+            experts, base = (base, *experts), None
+        tasks.append(
+            Task(name, info.dtype, info.shape, places[name], method, experts, base, (), values)
+        )
+    return tasks

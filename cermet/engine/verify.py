@@ -1,0 +1,128 @@
+"""Checking a folder that Cermet wrote: digests, finite numbers, and tensors made again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cermet.checkpoints.dtypes import FLOATS, TORCH
+from cermet.checkpoints.reader import Checkpoint
+from cermet.core.fingerprint import digest_bytes, digest_hex
+from cermet.engine.run import Options, executor_for, job_of
+from cermet.recipes.plan import Plan, Task
+
+__all__ = ["Findings", "check_again", "check_digests"]
+
+_STEP = 1 << 22  # elements looked at at once
+
+
+@dataclass
+class Findings:
+    """What a check has found. `problems` is empty where everything is right."""
+
+    checked: int = 0
+    remade: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def _digest(checkpoint: Checkpoint, name: str) -> tuple[str, bool]:
+    """Digest of a tensor as it is on disk, and whether all its numbers are finite."""
+    info = checkpoint.tensors[name]
+    total, finite = 0, True
+    for start in range(0, info.numel, _STEP):
+        block = checkpoint.block(name, start, min(start + _STEP, info.numel))
+        raw = block.contiguous().view(torch.uint8).numpy()
+        total += digest_bytes(raw, start * block.element_size())
+        if info.dtype in FLOATS:
+            finite = finite and bool(torch.isfinite(block).all())
+    return digest_hex(total, info.nbytes), finite
+
+
+def check_digests(
+    folder: Checkpoint,
+    record: Mapping[str, Any],
+    progress: Callable[[int], None] | None = None,
+) -> Findings:
+    """Compare every tensor with the digest in the record, and look for NaN and infinity."""
+    found = Findings()
+    expected: Mapping[str, Any] = record["tensors"]
+    for name in folder.tensors:
+        if name not in expected:
+            found.problems.append(f"tensor '{name}' is not in the record")
+    for name, entry in expected.items():
+        if name not in folder.tensors:
+            found.problems.append(f"tensor '{name}' is missing")
+            continue
+        digest, finite = _digest(folder, name)
+        if digest != entry["digest"]:
+            found.problems.append(
+                f"tensor '{name}' in '{entry['shard']}' has changed since it was written"
+            )
+        elif not finite and entry["method"] != "copy":
+            found.problems.append(f"tensor '{name}' holds NaN or infinity")
+        found.checked += 1
+        if progress is not None:
+            progress(folder.tensors[name].nbytes)
+    return found
+
+
+def _chosen(tasks: tuple[Task, ...], record: Mapping[str, Any], seed: int) -> list[Task]:
+    """At least one task of every role, and of every shard."""
+    groups: dict[tuple[str, str], list[Task]] = {}
+    for task in tasks:
+        shard = str(record["tensors"].get(task.name, {}).get("shard", ""))
+        groups.setdefault(("role", str(task.place.role)), []).append(task)
+        groups.setdefault(("shard", shard), []).append(task)
+    pick = random.Random(seed)
+    return list({t.name: t for group in groups.values() for t in [pick.choice(group)]}.values())
+
+
+class _Memory:
+    def __init__(self, task: Task) -> None:
+        self.tensor = torch.empty(task.numel, dtype=TORCH[task.dtype])
+
+    def block(self, start: int, stop: int) -> torch.Tensor:
+        return self.tensor[start:stop]
+
+
+def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: int) -> Findings:
+    """Check the sources of some tensors, make these again, and compare their digests."""
+    found = Findings()
+    for task in _chosen(plan.tasks, record, seed):
+        entry = record["tensors"].get(task.name)
+        if entry is None:
+            found.problems.append(f"the recipe makes a tensor '{task.name}' that is not there")
+            continue
+        changed = _changed_sources(plan, task, entry)
+        if changed:
+            found.problems += changed
+            continue
+        target = _Memory(task)
+        job = job_of(
+            task, plan.checkpoints, target, options,
+            seed=plan.recipe.seed, compute=plan.compute_dtype,
+        )  # fmt: skip
+        executor_for(options.workers()).run([job])
+        raw = target.tensor.view(torch.uint8).numpy()
+        if digest_hex(digest_bytes(raw, 0), task.nbytes) != entry["digest"]:
+            found.problems.append(f"tensor '{task.name}', made again, comes out different")
+        found.remade += 1
+    return found
+
+
+def _changed_sources(plan: Plan, task: Task, entry: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for named, source in zip(task.inputs(), entry["sources"], strict=True):
+        if source["digest"] is None:
+            continue
+        digest, _ = _digest(plan.checkpoints[named.model], named.tensor)
+        if digest != source["digest"]:
+            problems.append(
+                f"tensor '{named.tensor}' of '{plan.models[named.model]}' has changed since the "
+                "merge"
+            )
+    return problems

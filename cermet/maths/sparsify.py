@@ -1,0 +1,118 @@
+"""Sparse deltas: by magnitude, at random, by rank; and restoring their size afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cermet.maths.select import Cutoff
+
+__all__ = [
+    "magnitudes",
+    "random_mask",
+    "rank_mask",
+    "rescale_factors",
+    "trim",
+    "trim_both",
+]
+
+_FLOOR = 1e-7  # an L1 norm below this is taken for zero and not matched
+
+
+def magnitudes(deltas: Tensor) -> Tensor:
+    """|δ|: what trimming selects by."""
+    return deltas.abs()
+
+
+def _shrink(block: Tensor, threshold: float, end: int) -> Tensor:
+    """Entries of a flat block whose magnitude passes the threshold; the others are zero."""
+    if threshold == float("inf"):
+        return torch.zeros_like(block)
+    if threshold == -float("inf"):
+        return block.clone()
+    inclusive = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
+    if end >= block.numel():
+        return torch.nn.functional.hardshrink(block, inclusive)
+    if end <= 0:
+        return torch.nn.functional.hardshrink(block, threshold)
+    parts = (_shrink(block[:end], threshold, end), _shrink(block[end:], threshold, 0))
+    return torch.cat(parts)
+
+
+def trim(deltas: Tensor, cutoff: Cutoff, cut: int = 0) -> Tensor:
+    """Keep of each model's delta what its cutoff keeps: [models, *block] -> the same."""
+    rows = [
+        _shrink(delta.reshape(-1), cutoff.value[i][cut], cutoff.end[i][cut])
+        for i, delta in enumerate(deltas)
+    ]
+    return torch.stack(rows).reshape(deltas.shape)
+
+
+def rescale_factors(before: Tensor, after: Tensor) -> tuple[float, ...]:
+    """Factor for each model that restores the L1 norm `before` of a delta that has `after`."""
+    return tuple(
+        b / a if b >= _FLOOR and a >= _FLOOR else 1.0
+        for b, a in zip(before.tolist(), after.tolist(), strict=True)
+    )
+
+
+def trim_both(deltas: Tensor, cutoff: Cutoff) -> Tensor:
+    """Keep what the first cut of each model's cutoff keeps, without what the second keeps."""
+    return trim(deltas, cutoff, 0).sub_(trim(deltas, cutoff, 1))
+
+
+def random_mask(noise: Tensor, density: Sequence[float]) -> Tensor:
+    """1.0 for each entry with its model's probability, else 0.0: [models, *block]."""
+    mask = torch.empty_like(noise)
+    for out, draw, share in zip(mask, noise, density, strict=True):
+        torch.lt(draw, share, out=out)
+    return mask
+
+
+def rank_mask(
+    deltas: Tensor, noise: Tensor, density: Sequence[float], epsilon: Sequence[float]
+) -> Tensor:
+    """1.0 for entries with a probability that grows with their rank in their row.
+
+    deltas, noise: [models, rows, columns]. The probability runs linearly from density -
+    epsilon for the smallest magnitude of a row to density + epsilon for the largest. Of
+    equal magnitudes those in the first half of the row count as larger, so that the mean
+    probability stays the density.
+    """
+    mask = torch.empty_like(deltas)
+    for out, delta, draw, share, half in zip(mask, deltas, noise, density, epsilon, strict=True):
+        columns = delta.shape[-1]
+        if share >= 1 or share <= 0 or half == 0 or columns == 1:
+            torch.lt(draw, share, out=out)
+        else:
+            _passing(delta, draw, share - half, 2 * half / (columns - 1), out)
+    return mask
+
+
+def _passing(delta: Tensor, draw: Tensor, lowest: float, step: float, out: Tensor) -> None:
+    """1.0 where the draw is below the probability of the entry's rank, else 0.0.
+
+    Instead of ranking every entry, each is compared with the order statistic at the rank
+    from which on its own draw would pass, so only the values of a row are sorted. Bounds
+    stand before and after them for draws that always or never pass.
+    """
+    rows, columns = delta.shape
+    ordered = torch.empty(rows, columns + 2, dtype=delta.dtype, device=delta.device)
+    ordered[:, 0], ordered[:, -1] = -1.0, float("inf")
+    size = delta.abs()
+    ordered[:, 1:-1] = size
+    if ordered.is_cuda:
+        ordered = ordered.sort().values
+    else:
+        ordered.numpy().sort()  # an order of magnitude faster than torch's on the CPU
+    # The rank, counted from 0, from which on q > draw; one more for the bound in front.
+    needed = draw.sub(lowest).div_(step).floor_().add_(2.0).clamp_(0.0, columns + 1.0)
+    middle = columns // 2 + columns % 2
+    index = needed.to(torch.int64)
+    index[:, middle:].sub_(1).clamp_min_(0)
+    bound = ordered.gather(-1, index)
+    torch.ge(size[:, :middle], bound[:, :middle], out=out[:, :middle])
+    torch.gt(size[:, middle:], bound[:, middle:], out=out[:, middle:])

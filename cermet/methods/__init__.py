@@ -1,0 +1,1 @@
+"""The shelf of methods: one file each, found by walking this package."""

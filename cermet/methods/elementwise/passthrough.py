@@ -1,0 +1,30 @@
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import PerModel, method
+
+
+@method(
+    on="weights",
+    base="none",
+    models=(1, 1),
+    source="mergekit (frankenmerge); arXiv:2312.15166 (depth up-scaling)",
+    workspace=1.0,
+    properties=("idempotent", "elementwise"),
+)
+def passthrough(
+    weights: Float[Tensor, "1 *block"], *, scale: PerModel | None = None
+) -> Float[Tensor, "*block"]:
+    """Copy the one model, layer by layer; the method of layer stacking.
+
+    Maths       θ = s·θ₁
+    Inputs      weights: the one model
+    Parameters  scale: factor; none copies the bytes
+    Properties  without scale the output is the input, bit for bit
+    When        to stack, drop or repeat layers with `slices`; scale 0 on the output
+                projections of repeated layers makes them do nothing at first
+    Example     >>> merge("passthrough", None, [[1.0, -2.0]], scale=2.0)
+                [2.0, -4.0]
+    Departures  none
+    """
+    return weights[0] * (1.0 if scale is None else scale[0])

@@ -1,0 +1,39 @@
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import PerModel, method
+from cermet.maths.combine import weighted_mean
+
+
+@method(
+    on="deltas",
+    source="arXiv:2212.04089",
+    workspace=1.0,
+    accepts={
+        "density": "nothing is sparsified",
+        "rescale": "nothing is sparsified",
+        "int8_mask": "there is no mask",
+    },
+    properties=("permutation", "elementwise", "homogeneous", "odd"),
+)
+def task_arithmetic(
+    deltas: Float[Tensor, "models *block"],
+    *,
+    weight: PerModel,
+    normalize: bool = False,
+    lambda_: float = 1.0,
+) -> Float[Tensor, "*block"]:
+    """Add the weighted deltas to the base.
+
+    Maths       θ = θ₀ + λ Σ wᵢ(θᵢ − θ₀)  (the sum divided by Σ wᵢ with normalize)
+    Inputs      deltas: expert minus base
+    Parameters  weight: factor of each delta; negative ones forget. lambda: factor of the sum.
+                normalize: divide the sum by the sum of weights
+    Properties  model order does not matter; linear in every delta; lambda 0 gives the base
+    When        experts of one base with little conflict; weights that sum to more than 1
+                often beat the average
+    Example     >>> merge("task_arithmetic", [1.0, 1.0], [[2.0, 1.0], [1.0, 3.0]], weight=0.5)
+                [1.5, 2.0]
+    Departures  none
+    """
+    return weighted_mean(deltas, weight, weight, normalize=normalize) * lambda_

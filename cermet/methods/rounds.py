@@ -1,0 +1,137 @@
+"""Rounds that several methods share."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import Kth, PerModel, Sum
+from cermet.maths.select import Cutoff
+from cermet.maths.sparsify import (
+    magnitudes,
+    random_mask,
+    rank_mask,
+    rescale_factors,
+    trim,
+    trim_both,
+)
+
+__all__ = [
+    "band_magnitudes",
+    "band_mass",
+    "check_window",
+    "keep_at_random",
+    "keep_by_rank",
+    "kept_magnitudes",
+    "masked_mass",
+    "restore_mass",
+    "trimmed_mass",
+]
+
+
+def _largest(*, density: PerModel, numel: int) -> list[list[int]]:
+    """How many entries of each model are kept: at least one of a positive density."""
+    kept = [int(d * numel) if d < 1 else numel for d in density]
+    return [[max(1, k) if d > 0 and numel else 0] for k, d in zip(kept, density, strict=True)]
+
+
+kept_magnitudes = Kth("cutoff", of=magnitudes, rank=_largest)
+"""The cutoff above which a density of each model's delta is kept, over the whole tensor."""
+
+
+def _band(*, density: PerModel, gamma: PerModel, numel: int) -> list[list[int]]:
+    """Ranks down to which entries are kept, and down to which they are dropped as outliers."""
+    ranks = []
+    for share, outliers in zip(density, gamma, strict=True):
+        kept = int(share * numel)
+        dropped = min(int(outliers * numel), numel - kept)
+        ranks.append([numel, 0] if share >= 1 else [dropped + kept, dropped])
+    return ranks
+
+
+band_magnitudes = Kth("cutoff", of=magnitudes, rank=_band)
+"""The two cutoffs of breadcrumbs: what is kept or an outlier, and what is an outlier."""
+
+
+def _mass(
+    deltas: Float[Tensor, "models *block"], kept: Float[Tensor, "models *block"]
+) -> Float[Tensor, "2 models *block"]:
+    """|δ| before and after sparsifying."""
+    return torch.stack((deltas.abs(), kept.abs()))
+
+
+def _trimmed(
+    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
+) -> Float[Tensor, "2 models *block"]:
+    return _mass(deltas, trim(deltas, cutoff))
+
+
+def _wanted(*, rescale: bool) -> bool:
+    return rescale
+
+
+trimmed_mass = Sum("mass", of=_trimmed, when=_wanted)
+"""L1 norms of each delta before and after trimming, where `rescale` asks for them."""
+
+
+def _banded(
+    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
+) -> Float[Tensor, "2 models *block"]:
+    return _mass(deltas, trim_both(deltas, cutoff))
+
+
+band_mass = Sum("mass", of=_banded, when=_wanted)
+"""As `trimmed_mass`, for the band of breadcrumbs."""
+
+
+def keep_at_random(
+    deltas: Float[Tensor, "models *block"],
+    *,
+    noise: Float[Tensor, "models *block"],
+    density: PerModel,
+) -> Float[Tensor, "models *block"]:
+    """DARE's mask: each entry of a model is kept with the model's density."""
+    return random_mask(noise, density)
+
+
+def keep_by_rank(
+    deltas: Float[Tensor, "models rows columns"],
+    *,
+    noise: Float[Tensor, "models rows columns"],
+    density: PerModel,
+    epsilon: PerModel,
+) -> Float[Tensor, "models rows columns"]:
+    """DELLA's mask: large entries of a row are kept more often than small ones."""
+    return rank_mask(deltas, noise, density, epsilon)
+
+
+def _masked(
+    deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "models *block"]
+) -> Float[Tensor, "2 models *block"]:
+    return _mass(deltas, deltas * mask)
+
+
+def _drops(*, rescale: bool, density: PerModel) -> bool:
+    return rescale and min(density) < 1
+
+
+masked_mass = Sum("mass", of=_masked, when=_drops)
+"""As `trimmed_mass`, for entries that a random mask drops."""
+
+
+def check_window(*, density: PerModel, epsilon: PerModel) -> str | None:
+    """DELLA's probabilities, density - epsilon to density + epsilon, must stay inside (0, 1)."""
+    for share, half in zip(density, epsilon, strict=True):
+        if 0 < share < 1 and not (share - half > 0 and share + half < 1):
+            return (
+                f"epsilon {half:g} at density {share:g} asks for probabilities from "
+                f"{share - half:g} to {share + half:g}; both must lie inside (0, 1)"
+            )
+    return None
+
+
+def restore_mass(*, mass: Tensor | None, weight: PerModel) -> dict[str, PerModel]:
+    """Weights that also restore the L1 norm which sparsifying took from each delta."""
+    if mass is None:
+        return {"restored": weight}
+    factors = rescale_factors(mass[0], mass[1])
+    return {"restored": tuple(w * f for w, f in zip(weight, factors, strict=True))}

@@ -1,0 +1,118 @@
+"""The parts of a recipe, and what can be refused without looking at a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cermet.checkpoints.dtypes import dtype_named
+from cermet.core.errors import InputError, RecipeError
+from cermet.core.registry import Method, find_method
+from cermet.recipes.document import Document, Where
+from cermet.recipes.schema import ModelRef, Recipe, Settings, Source
+from cermet.recipes.settings import Scope, check_names
+
+__all__ = ["Part", "check_recipe", "parts_of", "settings_of"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some layers of the output: its sources with their layers, and its parameters."""
+
+    sources: tuple[Source, ...]
+    wheres: tuple[Where, ...]
+    base: ModelRef | None
+    scopes: tuple[Scope, ...]  # shared: slice, then recipe
+    where: Where
+
+
+def check_recipe(
+    recipe: Recipe, document: Document, *, compat: bool = False
+) -> tuple[Method, list[str]]:
+    """Everything that can be refused without looking at a checkpoint: method, names, counts."""
+    method = find_method(recipe.merge_method)
+    for key in ("dtype", "out_dtype"):
+        value = getattr(recipe, key)
+        if value is not None:
+            try:
+                dtype_named(value)
+            except InputError as error:
+                raise RecipeError(f"{document.at((key,))}: {error}") from error
+    warnings = []
+    for scope, per_model in _all_scopes(recipe):
+        problem = check_names(document, method, scope, per_model=per_model)
+        if problem is not None:
+            if not compat:
+                raise RecipeError(problem)
+            warnings.append(problem)
+    for part in parts_of(recipe):
+        _check_part(part, method, document)
+    return method, warnings
+
+
+def settings_of(given: Settings | None) -> Settings:
+    return given or {}
+
+
+def _all_scopes(recipe: Recipe) -> Iterator[tuple[Scope, bool]]:
+    yield Scope(settings_of(recipe.parameters), ("parameters",)), False
+    for i, source in enumerate(recipe.models or ()):
+        yield Scope(settings_of(source.parameters), ("models", i, "parameters")), True
+    for i, part in enumerate(recipe.slices or ()):
+        yield Scope(settings_of(part.parameters), ("slices", i, "parameters")), False
+        for j, source in enumerate(part.sources):
+            where: Where = ("slices", i, "sources", j, "parameters")
+            yield Scope(settings_of(source.parameters), where), True
+
+
+def parts_of(recipe: Recipe) -> list[Part]:
+    top = Scope(settings_of(recipe.parameters), ("parameters",))
+    if recipe.models is not None:
+        sources = list(recipe.models)
+        base = recipe.base_model
+        wheres: list[Where] = [("models", i) for i in range(len(sources))]
+        if base is not None and all(s.model != base for s in sources):
+            sources.append(Source(model=base))
+            wheres.append(("base_model",))
+        return [Part(tuple(sources), tuple(wheres), base, (top,), ("models",))]
+    parts = []
+    for i, part in enumerate(recipe.slices or ()):
+        own = Scope(settings_of(part.parameters), ("slices", i, "parameters"))
+        parts.append(
+            Part(
+                tuple(part.sources),
+                tuple(("slices", i, "sources", j) for j in range(len(part.sources))),
+                part.base_model or recipe.base_model,
+                (own, top),
+                ("slices", i),
+            )
+        )
+    return parts
+
+
+def _check_part(part: Part, method: Method, document: Document) -> None:
+    """Refuse a wrong number of models, and a base that is missing or not among the sources."""
+    place = document.at(part.where)
+    listed = [s.model for s in part.sources]
+    if method.base in ("required", "first") and part.base is None:
+        raise RecipeError(f"{place}: '{method.name}' needs a base_model.")
+    uses_base = method.base != "none" and part.base is not None
+    if uses_base and part.where[0] == "slices" and part.base not in listed:
+        raise RecipeError(
+            f"{place}: the base_model '{part.base}' is not among the sources of this slice; list "
+            "it with its layer_range."
+        )
+    count = sum(m != part.base for m in listed) if uses_base else len(listed)
+    least, most = method.models
+    if count < least or (most is not None and count > most):
+        wanted = f"{least}" if most == least else f"at least {least}"
+        beside = " beside its base" if method.base in ("required", "first") else ""
+        raise RecipeError(
+            f"{place}: '{method.name}' takes {wanted} "
+            f"model{'s' if wanted != '1' else ''}{beside}, not {count}."
+        )
+    for source, where in zip(part.sources, part.wheres, strict=True):
+        if source.delta_of is not None and method.on != "deltas":
+            raise RecipeError(
+                f"{document.at(where)}: '{method.name}' works on weights, so delta_of has no use."
+            )

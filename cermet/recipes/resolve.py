@@ -1,0 +1,314 @@
+"""A recipe and the headers of its checkpoints -> a plan, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cermet.anatomy import survey
+from cermet.checkpoints.dtypes import FLOATS, dtype_named
+from cermet.checkpoints.reader import Checkpoint
+from cermet.core.errors import MismatchError, RecipeError
+from cermet.core.registry import Method, call
+from cermet.core.types import Place, Role
+from cermet.recipes.config import Opened, output_config
+from cermet.recipes.document import Document
+from cermet.recipes.parts import Part, check_recipe, parts_of, settings_of
+from cermet.recipes.plan import Named, Plan, Task
+from cermet.recipes.schema import ModelRef, Recipe, Source
+from cermet.recipes.settings import Scope, Settled
+
+__all__ = ["Opener", "resolve"]
+
+Opener = Callable[[ModelRef], Checkpoint]
+
+
+class _Resolver:
+    def __init__(self, recipe: Recipe, document: Document, method: Method, opener: Opener) -> None:
+        self.recipe, self.document, self.method = recipe, document, method
+        self.models = tuple(recipe.references())
+        self.checkpoints = tuple(opener(m) for m in self.models)
+        self.index = {m: i for i, m in enumerate(self.models)}
+        self.anatomies = [
+            survey({n: t.shape for n, t in c.tensors.items()}, c.config) for c in self.checkpoints
+        ]
+        self.settled = Settled(document, method)
+        named = dtype_named(recipe.dtype) if recipe.dtype else None
+        self.compute = named
+        self.out = dtype_named(recipe.out_dtype) if recipe.out_dtype else named
+        donor = recipe.base_model or self.models[0]
+        self.donor = self.index[donor]
+
+    # -- which tensors --------------------------------------------------------
+
+    def tasks(self) -> list[Task]:
+        parts = parts_of(self.recipe)
+        if self.recipe.models is not None:
+            self._same_depth(parts[0])
+            tasks = list(self._whole(parts[0]))
+        else:
+            tasks = list(self._stacked(parts))
+        if not tasks:
+            raise MismatchError(f"{self.document.origin}: the models hold no tensors.")
+        return tasks
+
+    def _template(self, part: Part) -> int:
+        """The model of a part that says which tensors there are."""
+        named = part.base if part.base is not None else part.sources[0].model
+        if all(s.model != named for s in part.sources):
+            named = part.sources[0].model
+        return self.index[named]
+
+    def _depth(self, model: int) -> int:
+        anatomy = self.anatomies[model]
+        return anatomy.stacks[anatomy.main] if anatomy.main is not None else 0
+
+    def _same_depth(self, part: Part) -> None:
+        template = self._template(part)
+        for source in part.sources:
+            other = self.index[source.model]
+            if self._depth(other) != self._depth(template):
+                raise MismatchError(
+                    f"'{source.model}' has {self._depth(other)} layers, "
+                    f"'{self.models[template]}' has {self._depth(template)}; use slices to choose "
+                    "layers."
+                )
+
+    def _whole(self, part: Part) -> Iterator[Task]:
+        template = self._template(part)
+        places = self.anatomies[template].places
+        names = dict.fromkeys(places)
+        for source in part.sources:
+            names.update(dict.fromkeys(self._added(template, self.index[source.model])))
+        for name in names:
+            place = places.get(name)
+            if place is None:  # a head that the template ties and another model stores
+                owner = next(a for a in self.anatomies if name in a.places)
+                place = owner.places[name]
+            sources = [(s, name) for s in part.sources]
+            yield self._task(name, place, part, template, sources, _relative(place))
+
+    def _added(self, template: int, model: int) -> list[str]:
+        """Tensors that a model stores and the template does not: only a tied one may be."""
+        known = self.checkpoints[template].tensors
+        added = []
+        for name, info in self.checkpoints[model].tensors.items():
+            if name in known or self._buffer(model, name):
+                continue
+            if self._alias(template, name) is None:
+                raise MismatchError(
+                    f"Tensor '{name}' {list(info.shape)} of '{self.models[model]}' has no "
+                    f"counterpart in '{self.models[template]}'; the models must have the same "
+                    "architecture."
+                )
+            added.append(name)
+        return added
+
+    def _stacked(self, parts: Sequence[Part]) -> Iterator[Task]:
+        ranges = [self._ranges(part) for part in parts]
+        yield from self._outside(parts[0], "before")
+        position = 0
+        total = sum(stop - start for start, stop in ranges)
+        for part, (start, stop) in zip(parts, ranges, strict=True):
+            count = stop - start
+            for offset in range(count):
+                t = offset / (count - 1) if count > 1 else 1.0
+                yield from self._layer(part, offset, position, total, t)
+                position += 1
+        yield from self._outside(parts[-1], "after")
+
+    def _ranges(self, part: Part) -> tuple[int, int]:
+        """The layers of the first source, once those of every source are found to fit."""
+        first = part.sources[0].layer_range
+        assert first is not None
+        for source, where in zip(part.sources, part.wheres, strict=True):
+            assert source.layer_range is not None
+            start, stop = source.layer_range
+            layers = self._depth(self.index[source.model])
+            place = self.document.at((*where, "layer_range"))
+            if not 0 <= start < stop <= layers:
+                raise RecipeError(
+                    f"{place}: layer_range [{start}, {stop}] is not inside the {layers} layers "
+                    f"of '{source.model}' (from 0 up to but not including {layers})."
+                )
+            if stop - start != first[1] - first[0]:
+                raise RecipeError(
+                    f"{place}: this source has {stop - start} layers, the first of the slice "
+                    f"{first[1] - first[0]}; they must be equal."
+                )
+        return first
+
+    def _outside(self, part: Part, position: str) -> Iterator[Task]:
+        template = self._template(part)
+        anatomy = self.anatomies[template]
+        for name, place in anatomy.places.items():
+            inside_main = place.layer is not None and place.stack == anatomy.main
+            here = "before" if place.layer is not None else place.position
+            if not inside_main and here == position:
+                sources = [(s, name) for s in part.sources]
+                yield self._task(name, place, part, template, sources, 0.0)
+
+    def _layer(self, part: Part, offset: int, layer: int, total: int, t: float) -> Iterator[Task]:
+        template = self._template(part)
+        anatomy = self.anatomies[template]
+        own = next(s for s in part.sources if self.index[s.model] == template)
+        assert own.layer_range is not None
+        for name, place in anatomy.places.items():
+            if place.stack != anatomy.main or place.layer != own.layer_range[0] + offset:
+                continue
+            sources = []
+            for source in part.sources:
+                assert source.layer_range is not None
+                sources.append((source, anatomy.at_layer(name, source.layer_range[0] + offset)))
+            out = anatomy.at_layer(name, layer)
+            moved = replace(place, name=out, layer=layer, layers=total)
+            yield self._task(out, moved, part, template, sources, t)
+
+    # -- one tensor -----------------------------------------------------------
+
+    def _buffer(self, model: int, name: str) -> bool:
+        info = self.checkpoints[model].tensors[name]
+        place = self.anatomies[model].places[name]
+        return info.dtype not in FLOATS or place.role == Role.BUFFER
+
+    def _alias(self, model: int, name: str) -> str | None:
+        """The name under which a model stores a tensor that it ties, if it does."""
+        tensors = self.checkpoints[model].tensors
+        if name in tensors:
+            return name
+        for group in self.anatomies[model].ties:
+            if name in group:
+                return next((other for other in group if other in tensors), None)
+        return None
+
+    def _named(self, ref: ModelRef, name: str, shape: tuple[int, ...]) -> Named:
+        model = self.index[ref]
+        stored = self._alias(model, name)
+        if stored is None:
+            raise MismatchError(
+                f"'{ref}' has no tensor '{name}'; the models must have the same architecture."
+            )
+        found = self.checkpoints[model].tensors[stored].shape
+        if found != shape:
+            extra = ""
+            if self.anatomies[model].places[stored].role in (Role.EMBEDDING, Role.HEAD):
+                extra = " Their vocabularies differ, which is not supported yet."
+            raise MismatchError(
+                f"Tensor '{name}' is {list(found)} in '{ref}' but {list(shape)} in the others; "
+                f"their shapes must be equal.{extra}"
+            )
+        return Named(model, stored)
+
+    def _task(
+        self,
+        name: str,
+        place: Place,
+        part: Part,
+        template: int,
+        sources: Sequence[tuple[Source, str]],
+        t: float,
+    ) -> Task:
+        ref = self.models[template]
+        own = next((n for s, n in sources if s.model == ref), name)
+        stored = self._alias(template, own)
+        if stored is None:
+            raise MismatchError(f"'{ref}' has no tensor '{own}'.")
+        info = self.checkpoints[template].tensors[stored]
+        if self._buffer(template, stored):
+            held = [
+                Named(self.index[s.model], n)
+                for s, n in sources
+                if n in self.checkpoints[self.index[s.model]].tensors
+            ]
+            return Task(name, info.dtype, info.shape, place, None, tuple(held))
+        dtype = self.out or info.dtype
+        method, uses_base = self.method, self.method.base != "none" and part.base is not None
+        experts = [(s, n) for s, n in sources if not (uses_base and s.model == part.base)]
+        named = tuple(self._named(s.model, n, info.shape) for s, n in experts)
+        base = None
+        if uses_base:
+            assert part.base is not None
+            given = next((n for s, n in sources if s.model == part.base), own)
+            base = self._named(part.base, given, info.shape)
+        minus = tuple(
+            self._named(s.delta_of, n, info.shape) if s.delta_of is not None else None
+            for s, n in experts
+        )
+        parameters = self._parameters(name, part, experts, t)
+        if method.base == "first" and base is not None:
+            named, base = (base, *named), None
+        if self._verbatim(dtype, info.dtype, parameters):
+            return Task(name, dtype, info.shape, place, None, named)
+        return Task(
+            name, dtype, info.shape, place, method, named, base,
+            minus if any(m is not None for m in minus) else (), parameters,
+        )  # fmt: skip
+
+    def _verbatim(self, out: str, stored: str, parameters: Mapping[str, Any]) -> bool:
+        """Whether the bytes can be copied as they are."""
+        plain = self.method.name == "passthrough" and parameters["scale"] is None
+        return plain and out == stored and self.compute in (None, stored)
+
+    def _parameters(
+        self, name: str, part: Part, experts: Sequence[tuple[Source, str]], t: float
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for parameter in self.method.parameters.values():
+            if not parameter.per_model:
+                value, _ = self.settled.value(parameter, part.scopes, name, t)
+                found[parameter.argument] = value
+                continue
+            values = []
+            for source, tensor in experts:
+                where = next(
+                    w for s, w in zip(part.sources, part.wheres, strict=True) if s is source
+                )
+                own = Scope(settings_of(source.parameters), (*where, "parameters"))
+                value, _ = self.settled.value(parameter, (own, *part.scopes), tensor, t)
+                values.append(value)
+            missing = parameter.optional and all(v is None for v in values)
+            found[parameter.argument] = None if missing else tuple(values)
+        if self.method.check is not None:
+            problem = call(self.method.check, **found)
+            if problem is not None:
+                raise RecipeError(
+                    f"{self.document.at(part.where)}: '{self.method.name}' on '{name}': {problem}."
+                )
+        return found
+
+
+def _relative(place: Place) -> float:
+    """Depth at which a gradient is read: by layer; at the first value outside of layers."""
+    if place.layer is None:
+        return 0.0
+    return place.layer / (place.layers - 1) if place.layers > 1 else 1.0
+
+
+def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool = False) -> Plan:
+    """The plan of a recipe; refuses everything that headers can reveal.
+
+    `opener` opens a model that the recipe names. Raises RecipeError, MethodError,
+    MismatchError, FormatError.
+    """
+    method, warnings = check_recipe(recipe, document, compat=compat)
+    resolver = _Resolver(recipe, document, method, opener)
+    tasks = resolver.tasks()
+    for sentence in resolver.settled.unmatched():
+        if not compat:
+            raise RecipeError(sentence)
+        warnings.append(sentence)
+    opened = zip(resolver.models, resolver.checkpoints, resolver.anatomies, strict=True)
+    known = {model: Opened(model, c, a) for model, c, a in opened}
+    donor = known[resolver.models[resolver.donor]]
+    return Plan(
+        recipe=recipe,
+        method=method,
+        models=resolver.models,
+        checkpoints=resolver.checkpoints,
+        tasks=tuple(tasks),
+        config=output_config(recipe, known, donor, tasks, resolver.out),
+        donor=resolver.donor,
+        compute_dtype=resolver.compute,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,233 @@
+"""The recipe language: what mergekit's users have, and what Cermet adds to it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from cermet.core.errors import InputError, RecipeError
+from cermet.recipes.document import Document, Where
+
+__all__ = [
+    "VERSION",
+    "ModelRef",
+    "Recipe",
+    "Settings",
+    "Slice",
+    "Source",
+    "parse_model",
+    "parse_recipe",
+]
+
+VERSION = 1
+"""Version of the recipe language that this release writes."""
+
+Scalar = bool | int | float | str
+Settings = dict[str, Any]
+"""Parameters as written: a number, a gradient, or a list of filtered values."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelRef(_Strict):
+    """A model: a folder or a hub name, perhaps a revision, perhaps a LoRA adapter on it."""
+
+    path: str = Field(min_length=1)
+    revision: str | None = None
+    lora: str | None = None
+    lora_revision: str | None = None
+
+    def __str__(self) -> str:
+        text = self.path + (f"@{self.revision}" if self.revision else "")
+        if self.lora:
+            text += f"+{self.lora}" + (f"@{self.lora_revision}" if self.lora_revision else "")
+        return text
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    path, at, revision = text.partition("@")
+    if not path or (at and not revision) or "@" in revision:
+        raise ValueError(f"'{text}' is not a model; write path, path@revision or model+adapter")
+    return path, revision or None
+
+
+def _model_ref(value: Any) -> Any:
+    """Read `path[@revision][+lora[@revision]]` or mergekit's mapping."""
+    if isinstance(value, str):
+        model, plus, lora = value.partition("+")
+        path, revision = _split(model)
+        adapter, lora_revision = _split(lora) if plus else (None, None)
+        return {
+            "path": path,
+            "revision": revision,
+            "lora": adapter,
+            "lora_revision": lora_revision,
+        }
+    if isinstance(value, dict) and "model" in value:
+        allowed = {"model", "lora", "override_architecture"}
+        if extra := set(value) - allowed:
+            raise ValueError(f"unknown key '{sorted(extra)[0]}' in a model")
+        if value.get("override_architecture"):
+            raise ValueError("override_architecture has no use here: anatomy is inferred")
+        found: dict[str, Any] = {}
+        for key, (path_key, revision_key) in {
+            "model": ("path", "revision"),
+            "lora": ("lora", "lora_revision"),
+        }.items():
+            part = value.get(key)
+            if isinstance(part, dict):
+                found[path_key], found[revision_key] = part.get("path"), part.get("revision")
+            elif isinstance(part, str):
+                found[path_key], found[revision_key] = _split(part)
+        return found
+    return value
+
+
+def parse_model(text: str) -> ModelRef:
+    """The model that `path[@revision][+lora[@revision]]` names; InputError for anything else."""
+    try:
+        return ModelRef.model_validate(_model_ref(text))
+    except ValueError as error:
+        raise InputError(
+            f"'{text}' is not a model; write path, path@revision or model+adapter."
+        ) from error
+
+
+Model = Annotated[ModelRef, BeforeValidator(_model_ref)]
+
+
+class Source(_Strict):
+    """One model of a recipe, or of a slice, with its own parameters."""
+
+    model: Model
+    layer_range: tuple[int, int] | None = None
+    delta_of: Model | None = None
+    parameters: Settings | None = None
+
+
+class Slice(_Strict):
+    """Some layers of the output."""
+
+    sources: list[Source] = Field(min_length=1)
+    base_model: Model | None = None
+    parameters: Settings | None = None
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Slice:
+        for source in self.sources:
+            if source.layer_range is None:
+                raise ValueError(f"the slice of '{source.model}' has no layer_range")
+        return self
+
+
+class Recipe(_Strict):
+    """A whole recipe."""
+
+    version: Literal[1] = 1
+    merge_method: str
+    models: list[Source] | None = Field(default=None, min_length=1)
+    slices: list[Slice] | None = Field(default=None, min_length=1)
+    base_model: Model | None = None
+    parameters: Settings | None = None
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: str | None = None
+    chat_template: str | None = None
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Recipe:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("a recipe has exactly one of 'models' and 'slices'")
+        for source in self.models or ():
+            if source.layer_range is not None:
+                raise ValueError("layer_range belongs to the sources of 'slices', not to 'models'")
+        return self
+
+    def references(self) -> list[ModelRef]:
+        """Every model that is named, once, in the order of the recipe."""
+        sources = list(self.models or [s for part in self.slices or [] for s in part.sources])
+        bases = [self.base_model, *(part.base_model for part in self.slices or [])]
+        named = [s.model for s in sources]
+        named += [s.delta_of for s in sources if s.delta_of is not None]
+        named += [base for base in bases if base is not None]
+        return list(dict.fromkeys(named))
+
+
+_LATER = {
+    "modules": "recipes with 'modules' are not supported yet; merge each module by itself",
+    "tokenizer": "merging tokenizers is not supported yet; the vocabularies must be equal, and "
+    "the tokenizer of the base is carried over",
+}
+_IGNORED_KEYS = {"residual_weight"}  # mergekit reads it and does nothing with it
+
+
+def parse_recipe(document: Document, *, compat: bool = False) -> tuple[Recipe, list[str]]:
+    """The recipe in a document, and warnings.
+
+    Raises RecipeError with file, line and the nearest spelling. With `compat`, unknown keys,
+    which mergekit ignores, are warnings.
+    """
+    data = document.data
+    if not isinstance(data, dict):
+        raise RecipeError(f"{document.at(())}: a recipe is a mapping of keys to values.")
+    for key, reason in _LATER.items():
+        if key in data:
+            raise RecipeError(f"{document.at((key,))}: {reason}.")
+    warnings: list[str] = []
+    while True:
+        try:
+            return Recipe.model_validate(data), warnings
+        except ValidationError as error:
+            problems = error.errors()
+            extra = [p for p in problems if p["type"] == "extra_forbidden"]
+            if extra and (compat or all(p["loc"][-1] in _IGNORED_KEYS for p in extra)):
+                for problem in extra:
+                    where = tuple(problem["loc"])
+                    warnings.append(f"{document.at(where)}: '{where[-1]}' is ignored.")
+                    _drop(data, where)
+                continue
+            raise RecipeError(_explain(document, problems)) from error
+
+
+def _drop(data: Any, where: Where) -> None:
+    for step in where[:-1]:
+        data = data[step]
+    del data[where[-1]]
+
+
+_KEYS = {
+    "": list(Recipe.model_fields),
+    "slices": list(Slice.model_fields),
+    "sources": list(Source.model_fields),
+    "models": list(Source.model_fields),
+}
+
+
+def _explain(document: Document, problems: Sequence[Any]) -> str:
+    """One sentence about the first problem: where, what, and what to write instead."""
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    where: Where = tuple(problem["loc"])
+    place = document.at(where)
+    if problem["type"] == "extra_forbidden":
+        shelf = next((str(s) for s in reversed(where[:-1]) if isinstance(s, str)), "")
+        near = difflib.get_close_matches(str(where[-1]), _KEYS.get(shelf, []), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        return f"{place}: unknown key '{where[-1]}'.{hint}"
+    if problem["type"] == "missing":
+        return f"{place}: '{where[-1]}' is missing."
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    name = ".".join(str(step) for step in where)
+    return f"{place}: {name + ': ' if name else ''}{message[:1].lower() + message[1:]}."

@@ -1,0 +1,183 @@
+"""Parameters as written -> numbers: filters, gradients, precedence, types."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cermet.core.errors import MethodError, RecipeError
+from cermet.core.registry import Method, Parameter
+from cermet.recipes.document import Document, Where
+from cermet.recipes.schema import Settings
+
+__all__ = ["Scope", "Settled", "check_names", "convert"]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Parameters at one level of a recipe, and where they stand."""
+
+    settings: Settings
+    where: Where
+
+
+@dataclass
+class Settled:
+    """Evaluates parameters, and remembers which filters have matched."""
+
+    document: Document
+    method: Method
+    filters: dict[Where, str] = field(default_factory=dict)
+    matched: set[Where] = field(default_factory=set)
+
+    def value(
+        self, parameter: Parameter, scopes: Iterable[Scope], tensor: str, t: float
+    ) -> tuple[Any, bool]:
+        """The value of a parameter for a tensor at relative depth t, and whether it is given."""
+        for scope in scopes:
+            if parameter.name in scope.settings:
+                where = (*scope.where, parameter.name)
+                found = self._evaluate(parameter, scope.settings[parameter.name], where, tensor, t)
+                if found is not None:
+                    return found, True
+        if parameter.required:
+            raise RecipeError(
+                f"{self.document.origin}: '{self.method.name}' needs '{parameter.name}' for "
+                f"tensor '{tensor}'; give it under parameters."
+            )
+        default = parameter.default
+        return (default[0] if parameter.per_model and default is not None else default), False
+
+    def _evaluate(
+        self, parameter: Parameter, given: Any, where: Where, tensor: str, t: float
+    ) -> Any:
+        if isinstance(given, Mapping):
+            given = [given]
+        if not isinstance(given, list):
+            return convert(parameter, given, self.document.at(where))
+        if not given:
+            return None
+        if any(isinstance(e, Mapping) for e in given):
+            return self._filtered(parameter, given, where, tensor, t)
+        values = [convert(parameter, e, self.document.at(where)) for e in given]
+        return _gradient(values, t, parameter.kind)
+
+    def _filtered(
+        self, parameter: Parameter, given: list[Any], where: Where, tensor: str, t: float
+    ) -> Any:
+        found, open_ = None, True
+        for index, case in enumerate(given):
+            here = (*where, index)
+            if (
+                not isinstance(case, Mapping)
+                or "value" not in case
+                or set(case)
+                - {
+                    "filter",
+                    "value",
+                }
+            ):
+                raise RecipeError(
+                    f"{self.document.at(here)}: a filtered value is written "
+                    "{filter: part of a name, value: ...}."
+                )
+            pattern = case.get("filter")
+            if pattern is not None and not isinstance(pattern, str):
+                raise RecipeError(f"{self.document.at(here)}: a filter is a text.")
+            if pattern not in (None, "*"):
+                self.filters[here] = pattern
+            if pattern in (None, "*") or pattern in tensor:
+                self.matched.add(here)
+                if open_:
+                    found = self._evaluate(parameter, case["value"], here, tensor, t)
+                    open_ = False
+        return found
+
+    def unmatched(self) -> list[str]:
+        """A sentence for each filter that matched no tensor."""
+        return [
+            f"{self.document.at(where)}: the filter '{pattern}' matches no tensor."
+            for where, pattern in self.filters.items()
+            if where not in self.matched
+        ]
+
+
+def _gradient(values: list[Any], t: float, kind: type) -> Any:
+    """Piecewise linear over the depth; truth values step."""
+    position = t * (len(values) - 1)
+    low = int(position)
+    if kind is bool:
+        return values[low]
+    high = min(len(values) - 1, low + 1)
+    share = position - low
+    mixed = (1 - share) * values[low] + share * values[high]
+    return round(mixed) if kind is int else mixed
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def convert(parameter: Parameter, given: Any, place: str) -> Any:
+    """A value of the parameter's type; RecipeError for any other."""
+    wrong = RecipeError(
+        f"{place}: '{parameter.name}' takes {_KINDS[parameter.kind]}, not {given!r}."
+    )
+    if given is None and parameter.optional:
+        return None
+    if parameter.kind is bool:
+        if isinstance(given, bool):
+            return given
+        if isinstance(given, str) and given.lower() in _TRUTH:
+            return _TRUTH[given.lower()]
+        if given in (0, 1):
+            return bool(given)
+        raise wrong
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        raise wrong
+    try:
+        number = float(given)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if not math.isfinite(number) or (parameter.kind is int and number != int(number)):
+        raise wrong
+    low, high = parameter.limits
+    if (low is not None and number < low) or (high is not None and number > high):
+        upper = "" if high is None else f" and at most {high:g}"
+        lower = "" if low is None else f"at least {low:g}"
+        raise RecipeError(f"{place}: '{parameter.name}' must be {lower}{upper}, not {number:g}.")
+    return int(number) if parameter.kind is int else number
+
+
+_KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
+
+
+def check_names(document: Document, method: Method, scope: Scope, *, per_model: bool) -> str | None:
+    """What is wrong with the names of the parameters at one level, if anything."""
+    for name in scope.settings:
+        place = document.at((*scope.where, name))
+        if name in method.accepts:
+            continue
+        parameter = method.parameters.get(name)
+        if parameter is None:
+            known = [*method.parameters, *method.accepts]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            takes = ", ".join(method.parameters) or "no parameters"
+            return f"{place}: '{method.name}' takes no '{name}' (it takes {takes}).{hint}"
+        if per_model and not parameter.per_model:
+            return (
+                f"{place}: '{method.name}' takes '{name}' once for all models; move it to the "
+                "parameters of the recipe or of the slice."
+            )
+    return None
+
+
+def unknown(method: Method, name: str) -> MethodError:
+    """For callers in Python: a parameter that the method does not take."""
+    near = difflib.get_close_matches(name, method.parameters, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    takes = ", ".join(method.parameters) or "no parameters"
+    return MethodError(f"'{method.name}' takes no '{name}' (it takes {takes}).{hint}")

@@ -1,0 +1,1 @@
+"""The parity suite: random recipes through mergekit and Cermet, tensor by tensor."""

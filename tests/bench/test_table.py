@@ -1,0 +1,130 @@
+"""Tables from records, and the part of README.md that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.readme import BEGIN, END, expected, rewrite
+from bench.records import append, latest, load
+from bench.table import tables
+
+_CONTEXT = {
+    "date": "2026-01-02",
+    "machine": {"system": "Linux", "processor": "A CPU", "cores": 2, "memory": 8 << 30},
+    "versions": {"cermet": "0.1.0", "mergekit": "0.1.5", "python": "3.12", "torch": "2.13.0"},
+}
+
+
+def _runs(median: float, problem: str | None = None) -> dict[str, Any]:
+    return {"seconds": [median], "median": median, "anonymous": 500_000_000, "problem": problem}
+
+
+def _speed(
+    method: str, own: float, peer: float | None, problem: str | None = None
+) -> dict[str, Any]:
+    return {
+        "kind": "speed",
+        "method": method,
+        "shape": "1.1B",
+        "parameters": 1_100_000_000,
+        "models": 4,
+        "threads": None,
+        "cermet": {**_runs(own, problem), "sync": 0.5},
+        "startup": _runs(1.0),
+        "floor": _runs(2.0),
+        "mergekit": None if peer is None else _runs(peer),
+        **_CONTEXT,
+    }
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    folder = tmp_path / "records"
+    append(folder, _speed("ties", 9.0, 100.0))
+    append(folder, _speed("ties", 5.0, 100.0))
+    append(folder, _speed("linear", 4.5, 9.0))
+    append(folder, _speed("sce", 1.0, 5.0, "exit 4: no room"))
+    memory = {
+        "kind": "memory",
+        "method": "linear",
+        "shape": "20M",
+        "models": 40,
+        "budget": "256MB",
+        "cage": "cgroup v2 memory.max",
+        "limit": 768 << 20,
+        "model_bytes": 40_000_000,
+        "cermet": _runs(3.0),
+        "default": _runs(2.0),
+        **_CONTEXT,
+    }
+    append(folder, memory)
+    for threads, seconds in ((1, 11.0), (2, 6.0)):
+        point = {
+            "kind": "scaling",
+            "axis": "threads",
+            "value": threads,
+            "method": "ties",
+            "shape": "1.1B",
+            "cermet": {**_runs(seconds), "sync": 0.0},
+            "startup": _runs(1.0),
+            **_CONTEXT,
+        }
+        append(folder, point)
+    return folder
+
+
+def test_the_last_record_of_a_method_counts(records: Path) -> None:
+    found = latest(load(records, "speed"), "shape", "method", "threads")
+    assert {r["method"]: r["cermet"]["median"] for r in found}["ties"] == 5.0
+    text = tables(records)
+    assert "| ties | 100.0 | 5.00 | 20.0 | 2.00 | 1.75 | 0.50 | 0.50 |" in text
+    assert "9.00" not in text
+
+
+def test_methods_stand_in_the_order_of_the_issue(records: Path) -> None:
+    text = tables(records)
+    assert text.index("| linear | 9.0 |") < text.index("| ties |") < text.index("| sce |")
+
+
+def test_a_failure_is_shown_as_one(records: Path) -> None:
+    assert "| sce |  | failed |" in tables(records)
+
+
+def test_memory_and_scaling_have_tables(records: Path) -> None:
+    text = tables(records)
+    assert "| linear | 40 | 0.04 | 768 MiB | 3.0 | 500 | 500 |" in text
+    assert "| threads | 2 | ties | 1.1B | 6.00 | 5.00 | 0.50 |" in text
+
+
+def test_the_table_says_where_and_when(records: Path) -> None:
+    assert "A CPU, 2 cores, 8 GiB, 2026-01-02, Cermet 0.1.0, mergekit 0.1.5" in tables(records)
+
+
+def test_without_the_peer_its_cells_are_empty(tmp_path: Path) -> None:
+    append(tmp_path, _speed("linear", 4.0, None))
+    assert "| linear |  | 4.00 |  | 2.00 | 1.25 |  | 0.50 |" in tables(tmp_path)
+
+
+def test_no_records_say_so(tmp_path: Path) -> None:
+    assert "Nothing has been measured yet" in tables(tmp_path)
+
+
+def test_readme_is_rewritten_between_the_markers_only(records: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nEnd.\n")
+    assert rewrite(readme, records, check=True) == 1
+    assert "old" in readme.read_text()
+    assert rewrite(readme, records, check=False) == 0
+    text = readme.read_text()
+    assert text.startswith(f"# Title\n\n{BEGIN}\n")
+    assert text.endswith(f"{END}\n\nEnd.\n")
+    assert tables(records) in text
+    assert rewrite(readme, records, check=True) == 0
+
+
+def test_a_readme_without_markers_is_refused(records: Path) -> None:
+    with pytest.raises(SystemExit, match="no part between"):
+        expected("# Title\n", records)
