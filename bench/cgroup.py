@@ -1,7 +1,8 @@
 """A cage: a control group whose memory is limited, page cache included.
 
-Two ways are tried: a group of our own in the unified hierarchy (memory.max), and
-`systemd-run --scope`. Where neither works, that is said, and nothing is measured.
+Three ways are tried: a group of our own in the unified hierarchy (memory.max), a group
+inside the one of this process in the older memory hierarchy (memory.limit_in_bytes), and
+`systemd-run --scope`. Where none works, the reason is given instead of a cage.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Cage:
 def open_cage(limit: int) -> Cage | str:
     """A cage of `limit` bytes, or the reason why there can be none."""
     reasons = []
-    for attempt in (_unified, _systemd):
+    for attempt in (_unified, _older, _systemd):
         found = attempt(limit)
         if isinstance(found, Cage):
             return found
@@ -70,9 +71,30 @@ def _unified(limit: int) -> Cage | str:
     except OSError as error:
         group.rmdir()
         return f"'{group}' takes no limit ({error.strerror})"
-    # A shell moves itself into the group, then becomes the command.
-    move = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
-    return Cage("cgroup v2 memory.max", ("/bin/sh", "-c", move, "sh"), group)
+    return Cage("cgroup v2 memory.max", _moved_into(group), group)
+
+
+def _moved_into(group: Path) -> tuple[str, ...]:
+    """A shell moves itself into the group, then becomes the command."""
+    return ("/bin/sh", "-c", f'echo $$ > "{group}/cgroup.procs" && exec "$@"', "sh")
+
+
+def _older(limit: int) -> Cage | str:
+    own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    path = next((p for _, controllers, p in own if "memory" in controllers.split(",")), None)
+    if path is None:
+        return "there is no memory hierarchy of cgroup v1"
+    group = _UNIFIED / "memory" / path.lstrip("/") / f"cermet-bench-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        return f"'{group}' cannot be made ({error.strerror})"
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(limit))
+    except OSError as error:
+        group.rmdir()
+        return f"'{group}' takes no limit ({error.strerror})"
+    return Cage("cgroup v1 memory.limit_in_bytes", _moved_into(group), group)
 
 
 def _systemd(limit: int) -> Cage | str:
@@ -84,5 +106,5 @@ def _systemd(limit: int) -> Cage | str:
     prefix = (run, *whose, "--no-ask-password", "--scope", "--quiet", *limits, "--")
     done = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"systemd-run failed ({done.stderr.strip()[:80]})"
+        return f"systemd-run failed ({' '.join(done.stderr.split())[:80]})"
     return Cage("systemd-run MemoryMax", prefix)

@@ -102,8 +102,8 @@ def _memory(records: Sequence[Record]) -> str:
             ]
         )
     return (
-        f"With `--memory {records[0]['budget']}`, under a limit that counts the page cache too "
-        f"(private: RssAnon, peak); {_where(records)}.\n\n" + _markdown(head, rows)
+        f"With `--memory {records[0]['budget']}` (limit: of a control group, the page cache "
+        f"counts; private: RssAnon, peak); {_where(records)}.\n\n" + _markdown(head, rows)
     )
 
 

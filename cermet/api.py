@@ -98,14 +98,14 @@ class _Lazy(Mapping[str, Tensor]):
         return len(self._checkpoint.tensors)
 
 
-def _opened(reference: ModelRef) -> Checkpoint:
+def _opened(reference: ModelRef, root: Path | None = None) -> Checkpoint:
     """Open a model that a recipe names, with its adapter."""
-    base = open_checkpoint(locate(reference.path, reference.revision), reference.path)
+    base = open_checkpoint(locate(reference.path, reference.revision, root), reference.path)
     if reference.lora is None:
         return base
     from cermet.checkpoints.lora import AdaptedCheckpoint
 
-    adapter = locate(reference.lora, reference.lora_revision)
+    adapter = locate(reference.lora, reference.lora_revision, root)
     return AdaptedCheckpoint(base, adapter, path=str(reference))
 
 
@@ -113,16 +113,17 @@ def _document(recipe: RecipeLike) -> Document:
     return from_data(recipe) if isinstance(recipe, Mapping) else read_document(Path(recipe))
 
 
-def plan(recipe: RecipeLike, *, compat: bool = False) -> Plan:
+def plan(recipe: RecipeLike, *, compat: bool = False, root: Path | None = None) -> Plan:
     """Resolve a recipe against the headers of its checkpoints; nothing is read or written.
 
     `recipe` is a file or a mapping. With `compat`, keys and parameters that mergekit would
-    ignore are warnings of the plan instead of errors.
+    ignore are warnings of the plan instead of errors. Relative paths of models start from
+    the current folder, or from `root` if they are found there.
     """
     document = _document(recipe)
     parsed, warnings = parse_recipe(document, compat=compat)
     check_recipe(parsed, document, compat=compat)  # before anything is fetched or opened
-    found = resolve(parsed, document, _opened, compat=compat)
+    found = resolve(parsed, document, lambda m: _opened(m, root), compat=compat)
     for wanted in (parsed.chat_template,):
         if wanted is not None:
             chat_template(wanted, [])  # refuse here what cannot be one
@@ -200,8 +201,8 @@ def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None
         )
 
 
-def _folder_of(reference: ModelRef) -> Path:
-    path = locate(reference.path, reference.revision)
+def _folder_of(reference: ModelRef, root: Path | None = None) -> Path:
+    path = locate(reference.path, reference.revision, root)
     return path if path.is_dir() else path.parent
 
 
@@ -259,7 +260,7 @@ def verify(
     record = _record(folder)
     found = check_digests(open_checkpoint(folder), record, progress)
     try:
-        resolved = plan(record["recipe"], compat=True)
+        resolved = plan(record["recipe"], compat=True, root=_run_folder(folder, record))
     except (InputError, MismatchError, FormatError) as error:
         found.problems.append(f"nothing could be made again: {error}")
         return found
@@ -281,6 +282,11 @@ def _record(folder: Path) -> dict[str, Any]:
     if missing:
         raise FormatError(f"'{path}' has no '{sorted(missing)[0]}'; the record is damaged.")
     return record
+
+
+def _run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The folder from which a merge was run, seen from its output."""
+    return (folder.absolute() / str(record["run"].get("folder", "."))).resolve()
 
 
 @dataclass(frozen=True)
@@ -308,10 +314,13 @@ def diagnose(path: str | Path) -> tuple[list[Look], str]:
     record = _record(Path(path))
     merged = outputs_of(Path(path))
     rows = [Look(str(path), merged.architecture, merged.finite, merged.loss, None)]
+    root = _run_folder(Path(path), record)
     for model in record["models"]:
         reference = parse_model(model["name"])
-        adapter = locate(reference.lora, reference.lora_revision) if reference.lora else None
-        found = outputs_of(_folder_of(reference), adapter)
+        adapter = None
+        if reference.lora is not None:
+            adapter = locate(reference.lora, reference.lora_revision, root)
+        found = outputs_of(_folder_of(reference, root), adapter)
         agreement = found.agreement(merged)
         rows.append(Look(model["name"], found.architecture, found.finite, found.loss, agreement))
     return rows, _verdict(rows)

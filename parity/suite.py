@@ -26,6 +26,7 @@ Merge = Callable[[Mapping[str, Any], Path], object]
 """Merges a recipe into a folder, as `cermet.api.merge` does."""
 
 _WORKER = Path(__file__).resolve().parent / "worker.py"
+_SHOWN = 20  # failed cases that are printed in full
 _MOST_DOUBT = 0.20  # share of a method's elements that may be left out as ties
 
 
@@ -136,7 +137,7 @@ def _outcome(
 def _report(outcomes: Sequence[Outcome], options: Options) -> int:
     """Print failures, the table and the counts; how much a full run lacks."""
     failed = [o for o in outcomes if o.problems]
-    for outcome in failed:
+    for outcome in failed[:_SHOWN]:
         case = outcome.case
         print(f"\nFAILED case {case.index}: {case.method}, {case.family}, {case.kind}")
         for problem in outcome.problems[:4]:
@@ -144,6 +145,9 @@ def _report(outcomes: Sequence[Outcome], options: Options) -> int:
         if len(outcome.problems) > 4:
             print(f"  and {len(outcome.problems) - 4} more")
         print(f"  recipe: {json.dumps(case.recipe)}")
+    if len(failed) > _SHOWN:
+        print(f"\n{len(failed) - _SHOWN} more cases failed; --only shows any of them:")
+        print("  " + ",".join(str(o.case.index) for o in failed[_SHOWN:]))
     lacking = _print_table(outcomes)
     _print_counts(outcomes, options)
     if options.complete:

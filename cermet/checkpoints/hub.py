@@ -15,12 +15,15 @@ _BIN = ["pytorch_model*.bin"]
 _SECONDS = 10.0  # how long the hub may take to say that it is there
 
 
-def locate(name: str, revision: str | None = None) -> Path:
+def locate(name: str, revision: str | None = None, root: Path | None = None) -> Path:
     """The folder (or .safetensors file) of a model; fetched from the hub if it is not here.
 
-    Raises InputError in one sentence where there is no such folder and the hub cannot help.
+    A relative path is looked for in `root` first, where one is given. Raises InputError in
+    one sentence where there is no such folder and the hub cannot help.
     """
     path = Path(name).expanduser()
+    if root is not None and (root / path).exists():
+        path = root / path
     if path.exists():
         if revision is not None:
             raise InputError(f"'{name}' is a local folder, so '@{revision}' has no meaning.")

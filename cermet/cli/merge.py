@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,9 @@ def merge(
     from cermet.core.registry import load_plugin
     from cermet.engine.memory import parse_size
 
+    # torch leaves half a million objects behind, and nothing of what was imported is ever
+    # garbage: looking through them again and again costs more than a merge of a small model.
+    gc.freeze()
     for path in plugin or []:
         load_plugin(path)
     bar = Bar("merging")

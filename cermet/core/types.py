@@ -26,6 +26,7 @@ class Role(StrEnum):
     V = "v"
     O = "o"  # noqa: E741 - the field's name for the attention output projection
     QKV = "qkv"
+    KV = "kv"
     GATE = "gate"
     UP = "up"
     DOWN = "down"
@@ -37,6 +38,7 @@ class Role(StrEnum):
     HEAD = "head"
     CONV = "conv"
     SSM = "ssm"
+    SCALE = "scale"
     PROJECTOR = "projector"
     DENSE = "dense"
     BUFFER = "buffer"

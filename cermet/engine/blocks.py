@@ -59,8 +59,10 @@ class Blocks:
         self.inputs, self.base, self.minus = tuple(inputs), base, tuple(minus)
         self.seed, self.noise = seed, noise
         self.dtype, self.device = dtype, torch.device(device)
-        # Masks are kept as bits from the first pass that makes them, if they fit.
-        self._keep = len(self.inputs) * cut.numel // 8 <= cache
+        # Masks are kept as bits from the first pass that makes them, if they fit; a GPU makes
+        # them again faster than it could send them away and back.
+        fits = len(self.inputs) * cut.numel // 8 <= cache
+        self._keep = fits and self.device.type == "cpu" and bool(method.rounds)
         self._masks: dict[tuple[int, int], tuple[npt.NDArray[np.uint8], torch.Size]] = {}
 
     def given(self) -> tuple[Input, ...]:
@@ -135,11 +137,11 @@ class Blocks:
         if kept is not None:
             bits, shape = kept
             flat = np.unpackbits(bits, count=shape.numel())
-            return torch.from_numpy(flat).to(self.device, torch.float32).view(shape)
+            return torch.from_numpy(flat).to(torch.float32).view(shape)
         assert self.method.mask is not None
         if self.method.noise:
             known = {**known, "noise": self.draws(streams, start, stop)}
         mask: Tensor = call(self.method.mask, block, **known)
-        if self._keep and self.method.rounds:
-            self._masks[start, stop] = (np.packbits(mask.cpu().numpy() != 0), mask.shape)
+        if self._keep:
+            self._masks[start, stop] = (np.packbits(mask.numpy() != 0), mask.shape)
         return mask

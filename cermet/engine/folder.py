@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from cermet.core.errors import DiskError, OutputError
+from cermet.core.errors import DataError, DiskError, MachineError, OutputError
 
 __all__ = ["RECORD", "OutputFolder", "leftovers"]
 
@@ -58,7 +58,7 @@ class OutputFolder:
         self.out = out.absolute()
         self.work = _working(self.out)
         self.journal = self.work / _JOURNAL
-        self._overwrite = overwrite
+        self._overwrite, self._resume = overwrite, resume
         self._check_target()
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -141,4 +141,8 @@ class OutputFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # What cannot succeed when it is run again leaves nothing behind; an interrupted run
+        # leaves what it has.
+        if isinstance(error, DataError | MachineError) and not self._resume:
+            self.discard()
         self._file.close()

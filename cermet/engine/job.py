@@ -75,6 +75,7 @@ class Job:
         self.skip, self.finished = skip, finished
         self.state: dict[str, Any] = {}
         self._checked = False
+        self._sums: list[tuple[Tensor, int, int]] = []
         self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
         self.blocks = Blocks(
             name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache
@@ -95,17 +96,19 @@ class Job:
                 yield from self._gram(spec)
             elif isinstance(spec, Kth):
                 yield from self._kth(spec)
-            self._checked = True
+            self._settle()
         if self.method.fit is not None:
             self.state.update(self._fit())
         if self.cut.grain == "column":
             # Columns run through the whole tensor, so it is one piece for the journal.
             todo = [] if 0 in self.skip else self.cut.pieces()
             yield [self._piece(self._merge_columns, start, stop) for start, stop in todo]
+            self._settle()
             yield [self._seal] if todo else []
             return
         todo = [p for p in self.cut.pieces() if p[0] not in self.skip]
         yield [self._piece(self._merge, start, stop) for start, stop in todo]
+        self._settle()
 
     def _piece(self, work: Callable[[int, int], None], start: int, stop: int) -> Piece:
         return lambda: work(start, stop)
@@ -168,6 +171,7 @@ class Job:
             parts[start] = torch.cat(leaves, dim=-1)
 
         yield [self._piece(add, start, stop) for start, stop in self.cut.pieces()]
+        self._checked = True
         ordered = [parts[start] for start in sorted(parts)]
         self.state[spec.name] = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
 
@@ -183,6 +187,7 @@ class Job:
             parts[start] = torch.stack(grams, dim=-1)
 
         yield [self._piece(multiply, start, stop) for start, stop in self.cut.pieces()]
+        self._checked = True
         ordered = [parts[start] for start in sorted(parts)]
         self.state[spec.name] = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
 
@@ -191,6 +196,7 @@ class Job:
         yield [search.sample]
         while search.open:
             yield [self._piece(search.look, start, stop) for start, stop in self.cut.pieces()]
+            self._checked = True
             search.close()
         yield [search.locate]
         self.state[spec.name] = search.cutoff()
@@ -250,9 +256,24 @@ class Job:
     # -- checks ---------------------------------------------------------------
 
     def _check(self, block: Tensor, start: int, stop: int) -> None:
-        """Refuse NaN and infinity; one sum is enough to know that there is none."""
-        if self._checked or bool(torch.isfinite(block.sum())):
+        """Notice NaN and infinity; one sum is enough to know that there is none."""
+        if self._checked:
             return
+        total = block.sum()
+        if total.is_cuda:
+            self._sums.append((total, start, stop))  # looked at once, at the end of the stage
+        elif not bool(torch.isfinite(total)):
+            self._refuse(start, stop)
+
+    def _settle(self) -> None:
+        """Look at the sums that a stage has left on a GPU."""
+        sums, self._sums = self._sums, []
+        if sums and not bool(torch.isfinite(torch.stack([s for s, _, _ in sums])).all()):
+            for _, start, stop in sums:
+                self._refuse(start, stop)
+
+    def _refuse(self, start: int, stop: int) -> None:
+        """Name the first NaN or infinity of a block, if its sum was not just too large."""
         for given in self.blocks.given():
             raw = self.blocks.read(given, start, stop).reshape(-1).to(torch.float32)
             bad = (~torch.isfinite(raw)).nonzero()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,7 @@ def record_of(
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "run": {
+            "folder": os.path.relpath(Path.cwd(), finished.out),
             "device": options.device,
             "threads": options.workers(),
             "memory_budget": options.memory,

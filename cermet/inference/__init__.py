@@ -1,1 +1,1 @@
-"""Checkpoints that run: logits, hidden states. The first room that may import transformers."""
+"""From a checkpoint to what its model computes; the first room that may import transformers."""

@@ -12,7 +12,7 @@ from cermet.recipes.document import Document, Where
 from cermet.recipes.schema import ModelRef, Recipe, Settings, Source
 from cermet.recipes.settings import Scope, check_names
 
-__all__ = ["Part", "check_recipe", "parts_of", "settings_of"]
+__all__ = ["Part", "all_scopes", "check_recipe", "parts_of", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_recipe(
             except InputError as error:
                 raise RecipeError(f"{document.at((key,))}: {error}") from error
     warnings = []
-    for scope, per_model in _all_scopes(recipe):
+    for scope, per_model in all_scopes(recipe):
         problem = check_names(document, method, scope, per_model=per_model)
         if problem is not None:
             if not compat:
@@ -54,7 +54,8 @@ def settings_of(given: Settings | None) -> Settings:
     return given or {}
 
 
-def _all_scopes(recipe: Recipe) -> Iterator[tuple[Scope, bool]]:
+def all_scopes(recipe: Recipe) -> Iterator[tuple[Scope, bool]]:
+    """Parameters at every level of a recipe, and whether they belong to one model."""
     yield Scope(settings_of(recipe.parameters), ("parameters",)), False
     for i, source in enumerate(recipe.models or ()):
         yield Scope(settings_of(source.parameters), ("models", i, "parameters")), True

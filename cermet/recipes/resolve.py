@@ -14,10 +14,10 @@ from cermet.core.registry import Method, call
 from cermet.core.types import Place, Role
 from cermet.recipes.config import Opened, output_config
 from cermet.recipes.document import Document
-from cermet.recipes.parts import Part, check_recipe, parts_of, settings_of
+from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of, settings_of
 from cermet.recipes.plan import Named, Plan, Task
 from cermet.recipes.schema import ModelRef, Recipe, Source
-from cermet.recipes.settings import Scope, Settled
+from cermet.recipes.settings import Scope, Settled, unmatched_filters
 
 __all__ = ["Opener", "resolve"]
 
@@ -294,7 +294,9 @@ def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool 
     method, warnings = check_recipe(recipe, document, compat=compat)
     resolver = _Resolver(recipe, document, method, opener)
     tasks = resolver.tasks()
-    for sentence in resolver.settled.unmatched():
+    names = {name for task in tasks for name in (task.name, *(n.tensor for n in task.inputs()))}
+    scopes = [scope for scope, _ in all_scopes(recipe)]
+    for sentence in unmatched_filters(document, scopes, names):
         if not compat:
             raise RecipeError(sentence)
         warnings.append(sentence)

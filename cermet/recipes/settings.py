@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cermet.core.errors import MethodError, RecipeError
@@ -13,7 +13,7 @@ from cermet.core.registry import Method, Parameter
 from cermet.recipes.document import Document, Where
 from cermet.recipes.schema import Settings
 
-__all__ = ["Scope", "Settled", "check_names", "convert"]
+__all__ = ["Scope", "Settled", "check_names", "convert", "unknown", "unmatched_filters"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,12 @@ class Scope:
     where: Where
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settled:
-    """Evaluates parameters, and remembers which filters have matched."""
+    """Evaluates the parameters of a method."""
 
     document: Document
     method: Method
-    filters: dict[Where, str] = field(default_factory=dict)
-    matched: set[Where] = field(default_factory=set)
 
     def value(
         self, parameter: Parameter, scopes: Iterable[Scope], tensor: str, t: float
@@ -68,18 +66,9 @@ class Settled:
     def _filtered(
         self, parameter: Parameter, given: list[Any], where: Where, tensor: str, t: float
     ) -> Any:
-        found, open_ = None, True
         for index, case in enumerate(given):
             here = (*where, index)
-            if (
-                not isinstance(case, Mapping)
-                or "value" not in case
-                or set(case)
-                - {
-                    "filter",
-                    "value",
-                }
-            ):
+            if not isinstance(case, Mapping) or "value" not in case or set(case) - _CASE:
                 raise RecipeError(
                     f"{self.document.at(here)}: a filtered value is written "
                     "{filter: part of a name, value: ...}."
@@ -87,22 +76,29 @@ class Settled:
             pattern = case.get("filter")
             if pattern is not None and not isinstance(pattern, str):
                 raise RecipeError(f"{self.document.at(here)}: a filter is a text.")
-            if pattern not in (None, "*"):
-                self.filters[here] = pattern
             if pattern in (None, "*") or pattern in tensor:
-                self.matched.add(here)
-                if open_:
-                    found = self._evaluate(parameter, case["value"], here, tensor, t)
-                    open_ = False
-        return found
+                return self._evaluate(parameter, case["value"], here, tensor, t)
+        return None
 
-    def unmatched(self) -> list[str]:
-        """A sentence for each filter that matched no tensor."""
-        return [
-            f"{self.document.at(where)}: the filter '{pattern}' matches no tensor."
-            for where, pattern in self.filters.items()
-            if where not in self.matched
-        ]
+
+_CASE = {"filter", "value"}
+
+
+def unmatched_filters(
+    document: Document, scopes: Iterable[Scope], names: Collection[str]
+) -> list[str]:
+    """A sentence for each filter that is part of no tensor's name."""
+    found = []
+    for scope in scopes:
+        for parameter, given in scope.settings.items():
+            cases = given if isinstance(given, list) else [given]
+            for index, case in enumerate(cases):
+                pattern = case.get("filter") if isinstance(case, Mapping) else None
+                if pattern in (None, "*") or any(pattern in name for name in names):
+                    continue
+                place = document.at((*scope.where, parameter, index))
+                found.append(f"{place}: the filter '{pattern}' matches no tensor.")
+    return found
 
 
 def _gradient(values: list[Any], t: float, kind: type) -> Any:

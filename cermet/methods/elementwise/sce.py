@@ -8,9 +8,10 @@ from cermet.maths.select import Cutoff, kept_mask
 
 
 def _variance(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "1 *block"]:
-    """Population variance over the models."""
+    """Population variance over the models; exactly 0 where they agree."""
     count = len(deltas)
-    offset = deltas - weighted_sum(deltas, [1.0 / count] * count)
+    offset = deltas - deltas[0]
+    offset -= weighted_sum(offset, [1.0 / count] * count)
     return weighted_sum(offset.square_(), [1.0 / count] * count)[None]
 
 

@@ -1,0 +1,239 @@
+"""The demo: four experts of one base, merged by five methods, and what each merge is worth.
+
+The numbers in MERGES were chosen on the validation split of seed 0, whose templates are
+neither in train nor in test; nothing was chosen on test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cermet.core.errors import InputError
+from cermet.evaluate.intents import IntentTask, Score, normalised, score
+from cermet.inference.encoder import Encoder
+from cermet.zoo.cache import cache_folder
+from cermet.zoo.pool import Pool, make_pool
+from cermet.zoo.templates import Split
+from cermet.zoo.train import fixed_threads
+from cermet.zoo.utterances import generator_fingerprint, utterances
+
+if TYPE_CHECKING:
+    from cermet.zoo.train import Settings
+
+__all__ = ["AVERAGE", "MERGES", "DemoTable", "Merge", "Row", "recipe_of", "run"]
+
+AVERAGE = "linear"
+"""The plain average: the row that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One merge of the table: its method, parameters of each expert, parameters of all."""
+
+    method: str
+    each: Mapping[str, float]
+    whole: Mapping[str, float]
+    on_base: bool = True
+
+
+MERGES = (
+    Merge(AVERAGE, {"weight": 1.0}, {}, on_base=False),
+)
+
+
+class _Merged(Protocol):
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+class _MergeCall(Protocol):
+    def __call__(
+        self, recipe: Mapping[str, Any], out: Path, *, overwrite: bool
+    ) -> _Merged: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the table.
+
+    kind: base, expert or merge; accuracy: by domain; kept: accuracy by domain as a share of
+    the domain's expert; seconds: of the merge, None for what was not merged; bytes: of weights.
+    """
+
+    name: str
+    kind: str
+    accuracy: Mapping[str, float]
+    mean: float
+    worst: float
+    kept: Mapping[str, float]
+    seconds: float | None
+    bytes: int
+
+    @property
+    def kept_mean(self) -> float:
+        """The mean over the domains of what is kept of the experts."""
+        return sum(self.kept.values()) / len(self.kept)
+
+    @property
+    def kept_worst(self) -> float:
+        """What is kept of the expert in the domain where that is least."""
+        return min(self.kept.values())
+
+
+@dataclass(frozen=True)
+class DemoTable:
+    """All rows, with what is needed to make them again.
+
+    generator: fingerprint of the utterances; trained: domains whose experts were trained in
+    this run; seconds: of the whole run.
+    """
+
+    seed: int
+    generator: str
+    rows: tuple[Row, ...]
+    trained: tuple[str, ...]
+    seconds: float
+
+    def named(self, name: str) -> Row:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def best(self) -> Row:
+        """The merge that keeps most of the experts on its worst domain."""
+        return max((r for r in self.rows if r.kind == "merge"), key=lambda row: row.kept_worst)
+
+    def conclusion(self) -> tuple[str, str]:
+        """Two sentences, made from the numbers."""
+        best, average, base = self.best(), self.named(AVERAGE), self.rows[0]
+        experts = [row for row in self.rows if row.kind == "expert"]
+        size = sum(row.bytes for row in experts)
+        first = (
+            f"{best.name} does the work of {len(experts)} models ({size / 1e6:.0f} MB) in "
+            f"{best.bytes / 1e6:.0f} MB: it keeps {best.kept_mean:.1%} of the experts' accuracy, "
+            f"and {best.kept_worst:.1%} in the domain where it keeps least."
+        )
+        gain = 100 * (best.mean - average.mean)
+        second = (
+            f"Its mean accuracy is {best.mean:.1%}: {abs(gain):.1f} points "
+            f"{'above' if gain >= 0 else 'below'} the plain average ({average.mean:.1%}); the "
+            f"base has {base.mean:.1%}."
+        )
+        return first, second
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON."""
+        rows = [
+            {**asdict(row), "kept_mean": row.kept_mean, "kept_worst": row.kept_worst}
+            for row in self.rows
+        ]
+        return {
+            "kind": "demo",
+            "seed": self.seed,
+            "generator": self.generator,
+            "recipes": [asdict(merge) for merge in MERGES],
+            "rows": rows,
+            "trained": list(self.trained),
+            "seconds": self.seconds,
+            "conclusion": list(self.conclusion()),
+        }
+
+
+def run(
+    directory: Path | None = None,
+    seed: int = 0,
+    echo: Callable[[str], None] = print,
+    merge: _MergeCall | None = None,
+    settings: Settings | None = None,
+) -> DemoTable:
+    """Train the experts of a seed (or find them), merge them, and measure everything.
+
+    `directory` keeps experts and merges (by default the cache, see `cache_folder`); `echo`
+    gets lines of progress; `merge` is `cermet.api.merge` unless another is given. Raises
+    ExtraError where a library is missing, DiskError, OutputError.
+    """
+    begin = time.perf_counter()
+    if seed < 0:
+        raise InputError(f"The seed is {seed}; it has to be 0 or more.")
+    if merge is None:
+        from cermet.api import merge as found
+
+        merge = found
+    place = (directory if directory is not None else cache_folder()).absolute() / f"seed-{seed}"
+    pool = make_pool(place / "experts", seed, echo, settings=settings)
+    made: list[tuple[str, Path, _Merged]] = []
+    for wanted in MERGES:
+        out = place / "merged" / wanted.method
+        done = merge(recipe_of(wanted, pool, seed), out, overwrite=True)
+        made.append((wanted.method, out, done))
+        echo(f"{wanted.method}: merged in {done.seconds:.2f} s")
+    rows = _measured(pool, tasks(pool, "test", seed), made, echo)
+    return DemoTable(
+        seed=seed,
+        generator=generator_fingerprint(seed),
+        rows=tuple(rows),
+        trained=pool.trained,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def recipe_of(wanted: Merge, pool: Pool, seed: int) -> dict[str, Any]:
+    """An ordinary recipe: every expert with the same parameters, float32 in and out."""
+    models = [
+        {"model": str(path), "parameters": dict(wanted.each)} for path in pool.experts.values()
+    ]
+    recipe: dict[str, Any] = {"merge_method": wanted.method, "models": models, "dtype": "float32"}
+    if wanted.on_base:
+        recipe["base_model"] = str(pool.base)
+    if wanted.whole:
+        recipe["parameters"] = dict(wanted.whole)
+    recipe["seed"] = seed
+    return recipe
+
+
+def tasks(pool: Pool, split: Split, seed: int) -> list[IntentTask]:
+    """The utterances of a split as one task for each domain, under the frozen heads."""
+    found = []
+    for name, head in pool.heads.items():
+        lines = utterances(name, split, seed)
+        texts, labels = tuple(u.text for u in lines), tuple(u.label for u in lines)
+        found.append(IntentTask(name, texts, labels, head))
+    return found
+
+
+def _measured(
+    pool: Pool,
+    wanted: Sequence[IntentTask],
+    made: Sequence[tuple[str, Path, _Merged]],
+    echo: Callable[[str], None],
+) -> list[Row]:
+    def scored(name: str, folder: Path) -> Score:
+        echo(f"{name}: measuring on {sum(len(t.texts) for t in wanted)} held-out utterances")
+        return score(name, Encoder(folder).embed, wanted)
+
+    with fixed_threads():
+        base = scored("base", pool.base)
+        experts = {name: scored(name, folder) for name, folder in pool.experts.items()}
+        merges = [(scored(name, folder), done) for name, folder, done in made]
+    best = {name: found.accuracy[name] for name, found in experts.items()}
+    rows = [_row(base, "base", best, None, _weights(pool.base))]
+    for name, found in experts.items():
+        rows.append(_row(found, "expert", best, None, _weights(pool.experts[name])))
+    return rows + [_row(s, "merge", best, done.seconds, done.bytes) for s, done in merges]
+
+
+def _row(
+    found: Score, kind: str, experts: Mapping[str, float], seconds: float | None, size: int
+) -> Row:
+    kept = normalised(found, experts)
+    name = f"expert: {found.model}" if kind == "expert" else found.model
+    return Row(name, kind, found.accuracy, found.mean, found.worst, kept, seconds, size)
+
+
+def _weights(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -1,0 +1,1 @@
+"""Small real pools, trained here: a base, and experts for four domains of everyday requests."""

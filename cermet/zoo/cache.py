@@ -1,0 +1,69 @@
+"""Where trained experts are kept, and how a folder is put there in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cermet.core.errors import DiskError, OutputError
+
+__all__ = ["MARK", "cache_folder", "replaced"]
+
+MARK = "expert.json"
+"""The file that tells a folder written here from any other."""
+
+
+def cache_folder() -> Path:
+    """The demo's folder: $CERMET_CACHE/demo, or cermet/demo in the platform's cache."""
+    given = os.environ.get("CERMET_CACHE")
+    if given:
+        return Path(given).expanduser() / "demo"
+    home = Path.home()
+    if sys.platform == "darwin":
+        place = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        place = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return place / "cermet" / "demo"
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to write into; it takes the name `folder` when the block ends well.
+
+    An older one of that name goes away, unless it holds no MARK: then it is not ours, and
+    OutputError is raised before anything is written. DiskError where writing fails.
+    """
+    if folder.exists() and not (folder / MARK).is_file():
+        raise OutputError(
+            f"'{folder}' is in the way: it was not written by the demo. Move it, or give "
+            "another folder with --dir."
+        )
+    new = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        yield new
+        new.chmod(0o755)  # mkdtemp's folders are closed to everyone else
+        _exchange(new, folder)
+    except OSError as error:
+        raise DiskError(f"'{folder}' cannot be written: {error.strerror or error}.") from error
+    finally:
+        if new is not None and new.exists():
+            shutil.rmtree(new)
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.rename(old / "old")
+        new.rename(folder)
+        shutil.rmtree(old)
+    else:
+        new.rename(folder)

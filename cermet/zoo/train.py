@@ -1,0 +1,130 @@
+"""Experts: the base, tuned on the utterances of one domain towards a frozen head.
+
+A head is one direction for each intent: the base's embedding of the intent's example. An
+utterance is given the intent whose direction is closest to its embedding. Heads never learn,
+so experts and merges of them share the heads, and all that is learnt lies in the encoder.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cermet.checkpoints.carry import carry_files
+from cermet.inference.encoder import Encoder
+from cermet.zoo.templates import domain
+from cermet.zoo.utterances import Utterance
+
+__all__ = ["THREADS", "Settings", "fixed_threads", "head_of", "save_expert", "train"]
+
+THREADS = 2
+"""Threads of the training: part of what decides the bits of an expert."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an expert is tuned.
+
+    rate: the highest learning rate, reached after `warm_up` (a share of all steps) and then
+    brought down to 0 in a straight line; scale: what cosines are multiplied by before the
+    softmax; decay: of AdamW.
+    """
+
+    epochs: int = 3
+    batch: int = 32
+    rate: float = 1e-4
+    warm_up: float = 0.1
+    scale: float = 40.0
+    decay: float = 0.01
+
+
+def head_of(encoder: Encoder, name: str) -> Float[Tensor, "intents width"]:
+    """The head of a domain, made with the base: one embedding of length 1 for each intent."""
+    return encoder.embed([intent.example for intent in domain(name).intents])
+
+
+def train(
+    encoder: Encoder,
+    head: Float[Tensor, "intents width"],
+    data: Sequence[Utterance],
+    settings: Settings,
+    seed: int,
+    tick: Callable[[int, int], None] | None = None,
+) -> None:
+    """Tune the encoder in place; the head is only read.
+
+    Word embeddings stay the base's, and nothing is dropped out: an expert that moves less
+    gets in the way of the others less. `tick` is told the steps done and the steps in all.
+    The same seed gives the same bits on the same machine with the same number of threads.
+    """
+    total = settings.epochs * -(-len(data) // settings.batch)
+    encoder.model.get_input_embeddings().weight.requires_grad_(False)
+    learning = [p for p in encoder.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        learning, lr=settings.rate, weight_decay=settings.decay, fused=True
+    )
+    warm = max(1, round(settings.warm_up * total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
+    )
+    target = head.detach().T
+    for step, rows in enumerate(_batches(data, settings, seed), start=1):
+        pooled = encoder.pooled(encoder.tokens([u.text for u in rows]))
+        cosines = torch.nn.functional.normalize(pooled, dim=-1) @ target
+        wanted = torch.tensor([u.label for u in rows])
+        loss = torch.nn.functional.cross_entropy(cosines * settings.scale, wanted)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        if tick is not None:
+            tick(step, total)
+
+
+def _batches(data: Sequence[Utterance], settings: Settings, seed: int) -> Iterator[list[Utterance]]:
+    """Shuffled batches in which the texts are of like length, so that little is padded."""
+    order = random.Random(seed)
+    stretch = settings.batch * 8
+    for _ in range(settings.epochs):
+        rows = order.sample(data, len(data))
+        batches = []
+        for start in range(0, len(rows), stretch):
+            near = sorted(rows[start : start + stretch], key=lambda u: len(u.text))
+            batches += [near[i : i + settings.batch] for i in range(0, len(near), settings.batch)]
+        order.shuffle(batches)
+        yield from batches
+
+
+def save_expert(encoder: Encoder, base: Path, out: Path) -> None:
+    """Write a checkpoint folder with the base's tensor names, config and tokenizer.
+
+    What the model does not hold (the buffer of position numbers) is the base's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tuned = encoder.model.state_dict()
+    tensors = {
+        name: tuned[name].contiguous() if name in tuned else tensor
+        for name, tensor in load_file(base / "model.safetensors").items()
+    }
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_bytes((base / "config.json").read_bytes())
+    carry_files(base, base, out)
+
+
+@contextmanager
+def fixed_threads(count: int = THREADS) -> Iterator[None]:
+    """Run torch on that many threads, and on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
