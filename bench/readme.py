@@ -1,35 +1,62 @@
-"""The part of README.md between the markers of the benchmark, written from the records."""
+"""The parts of README.md that are generated, each between two markers.
+
+<!-- demo:begin -->     the last record of the demo
+<!-- methods:begin -->  the registry
+<!-- bench:begin -->    the records of the benchmark
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bench.demo import demo
+from bench.methods import methods
 from bench.table import tables
 
-__all__ = ["BEGIN", "END", "expected", "rewrite"]
+__all__ = ["PARTS", "expected", "rewrite"]
 
-BEGIN = "<!-- bench:begin -->"
-END = "<!-- bench:end -->"
+Renderer = Callable[[Path], str]
+"""From the folder of the records to Markdown that ends in a newline."""
+
+PARTS: Mapping[str, Renderer] = {
+    "demo": demo,
+    "methods": lambda _: methods("docs/methods/"),
+    "bench": tables,
+}
+"""Name of a marker -> what stands behind it."""
 
 
-def expected(text: str, records: Path) -> str:
-    """The text of a README as the records want it. SystemExit where a marker is missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"The README has no part between '{BEGIN}' and '{END}'.")
-    return f"{before}{BEGIN}\n{tables(records)}{END}{after}"
+def expected(text: str, records: Path, parts: Mapping[str, Renderer] = PARTS) -> str:
+    """The text of a README as registry and records want it. SystemExit where a marker lacks."""
+    for name, render in parts.items():
+        text = _filled(text, name, render(records))
+    return text
+
+
+def _filled(text: str, name: str, part: str) -> str:
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"The README has no part between '{begin}' and '{end}'.")
+    return f"{before}{begin}\n{part}{end}{after}"
 
 
 def rewrite(readme: Path, records: Path, *, check: bool) -> int:
-    """Write the part anew, or with `check` only compare; 1 where it differs and stays so."""
+    """Write the parts anew, or with `check` only compare; 1 where one differs and stays so."""
     text = readme.read_text("utf-8")
-    wanted = expected(text, records)
-    if text == wanted:
+    differing = [
+        name for name, render in PARTS.items() if expected(text, records, {name: render}) != text
+    ]
+    if not differing:
         return 0
     if check:
-        print(f"'{readme}' differs from the records: run `python -m bench readme`.")
+        print(
+            f"'{readme}' is stale between the markers of {', '.join(differing)}: "
+            "run `python -m bench readme`."
+        )
         return 1
-    readme.write_text(wanted, "utf-8")
+    readme.write_text(expected(text, records), "utf-8")
     print(f"'{readme}' rewritten.")
     return 0

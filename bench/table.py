@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.recipes import METHODS
 from bench.records import Record, latest, load
 
-__all__ = ["tables"]
+__all__ = ["markdown", "tables"]
 
 _SHORT = 0.01  # seconds: a difference below this cannot be told from nothing
 
@@ -43,7 +43,7 @@ def _speed(records: Sequence[Record]) -> str:
         parts.append(
             f"Pool of {rows[0]['parameters'] / 1e9:.2g} B parameters, bfloat16; {_where(rows)}. "
             "Wall seconds of whole commands, medians; GB of private memory (RssAnon), peak.\n\n"
-            + _markdown(head, [_speed_row(row) for row in rows])
+            + markdown(head, [_speed_row(row) for row in rows])
             + "\nfloor: reading the same models and writing one. merge / floor: Cermet without "
             "starting up (a merge of a tiny pool) and waiting for the disk at the end.\n"
         )
@@ -103,7 +103,7 @@ def _memory(records: Sequence[Record]) -> str:
         )
     return (
         f"With `--memory {records[0]['budget']}` (limit: of a control group, the page cache "
-        f"counts; private: RssAnon, peak); {_where(records)}.\n\n" + _markdown(head, rows)
+        f"counts; private: RssAnon, peak); {_where(records)}.\n\n" + markdown(head, rows)
     )
 
 
@@ -129,7 +129,7 @@ def _scaling(records: Sequence[Record]) -> str:
                 f"{alone / start:.2f}" if usable else "",
             ]
         )
-    return f"How time grows; {_where(records)}.\n\n" + _markdown(head, rows)
+    return f"How time grows; {_where(records)}.\n\n" + markdown(head, rows)
 
 
 def _where(records: Sequence[Record]) -> str:
@@ -145,7 +145,7 @@ def _where(records: Sequence[Record]) -> str:
     )
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; text stands left, numbers right."""
     ruler = ["---"] + ["---:"] * (len(head) - 1)
     lines = [head, ruler, *rows]

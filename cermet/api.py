@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from cermet.checkpoints.carry import carry_files, chat_template
+from cermet.checkpoints.carry import carry_files, chat_template, tokenizer_files
 from cermet.checkpoints.hub import locate
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint
 from cermet.core.errors import (
@@ -19,14 +19,18 @@ from cermet.core.errors import (
     FormatError,
     InputError,
     MismatchError,
+    OutputError,
+    RecipeError,
 )
+from cermet.engine.copy import check_copies
 from cermet.engine.folder import RECORD, OutputFolder, leftovers
 from cermet.engine.memory import DEFAULT_BUDGET
-from cermet.engine.record import model_card, record_of, write_json
+from cermet.engine.record import model_card, read_record, record_of, write_json
 from cermet.engine.run import (
     DEFAULT_SHARD,
     Finished,
     Options,
+    check_device,
     merge_plan,
     plan_layout,
 )
@@ -36,10 +40,7 @@ from cermet.recipes.document import Document, from_data, read_document
 from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
 from cermet.recipes.resolve import resolve
-from cermet.recipes.schema import ModelRef, parse_model, parse_recipe
-
-if TYPE_CHECKING:
-    pass
+from cermet.recipes.schema import ModelRef, Recipe, parse_model, parse_recipe
 
 __all__ = [
     "Look",
@@ -124,10 +125,31 @@ def plan(recipe: RecipeLike, *, compat: bool = False, root: Path | None = None) 
     parsed, warnings = parse_recipe(document, compat=compat)
     check_recipe(parsed, document, compat=compat)  # before anything is fetched or opened
     found = resolve(parsed, document, lambda m: _opened(m, root), compat=compat)
-    for wanted in (parsed.chat_template,):
-        if wanted is not None:
-            chat_template(wanted, [])  # refuse here what cannot be one
+    _check_beside(parsed, document, root)
     return _with_warnings(found, warnings)
+
+
+def _check_beside(recipe: Recipe, document: Document, root: Path | None) -> None:
+    """Refuse a chat template or a tokenizer that cannot be one, and not after the merge."""
+    if recipe.chat_template is not None:
+        try:
+            chat_template(recipe.chat_template, [])
+        except InputError as error:
+            raise RecipeError(f"{document.at(('chat_template',))}: {error}") from error
+    source = recipe.tokenizer_source
+    if source in (None, "base"):
+        return
+    place = document.at(("tokenizer_source",))
+    if source == "union":
+        raise RecipeError(
+            f"{place}: merging tokenizers is not supported yet; write base, or one of the models."
+        )
+    try:
+        folder = _folder_of(parse_model(str(source)), root)
+    except InputError as error:
+        raise RecipeError(f"{place}: {error}") from error
+    if not tokenizer_files(folder):
+        raise RecipeError(f"{place}: '{source}' holds no tokenizer.")
 
 
 def _with_warnings(found: Plan, warnings: Sequence[str]) -> Plan:
@@ -169,6 +191,8 @@ def merge(
     if planned is not None:
         planned(resolved)
     document = _document(recipe)
+    _check_apart(resolved, Path(out))
+    check_copies(resolved)
     with OutputFolder(Path(out), resume=resume, overwrite=overwrite) as folder:
         try:
             _check_space(resolved, options, folder)
@@ -189,12 +213,28 @@ def merge(
     )
 
 
+def _check_apart(resolved: Plan, out: Path) -> None:
+    """Refuse an output that would replace what it is made of."""
+    used = {str(m): _folder_of(m) for m in resolved.models}
+    source = resolved.recipe.tokenizer_source
+    if source not in (None, "base"):
+        used[str(source)] = _folder_of(parse_model(str(source)))
+    for reference, checkpoint in zip(resolved.models, resolved.checkpoints, strict=True):
+        for file in {*(t.file for t in checkpoint.tensors.values()), *checkpoint.adapter}:
+            used[f"{reference}: {file.name}"] = file.resolve().parent
+    for name, folder in used.items():
+        if os.path.realpath(out) == os.path.realpath(folder):
+            raise OutputError(
+                f"'{out}' holds '{name}', which is merged, so it cannot be the output. "
+                "Choose another name."
+            )
+
+
 def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None:
     needed = plan_layout(resolved, options.shard_size).size
     present = sum(p.stat().st_size for p in folder.work.glob("*.safetensors"))
     free = shutil.disk_usage(folder.work).free
     if needed - present > free:
-        folder.discard()
         raise DiskError(
             f"The output takes {needed / 1e9:.2f} GB, but '{folder.out.parent}' has "
             f"{free / 1e9:.2f} GB free."
@@ -258,6 +298,7 @@ def verify(
     """
     folder = Path(path)
     record = _record(folder)
+    check_device(record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
     try:
         resolved = plan(record["recipe"], compat=True, root=_run_folder(folder, record))
@@ -274,14 +315,7 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise InputError(f"'{folder}' holds no {RECORD}; it was not written by Cermet.")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        missing = {"recipe", "models", "tensors", "run"} - set(record)
-    except (ValueError, TypeError) as error:
-        raise FormatError(f"'{path}' is not valid JSON; the record is damaged.") from error
-    if missing:
-        raise FormatError(f"'{path}' has no '{sorted(missing)[0]}'; the record is damaged.")
-    return record
+    return read_record(path)
 
 
 def _run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
@@ -345,10 +379,9 @@ def _verdict(rows: Sequence[Look]) -> str:
 
 def clean(folder: str | Path, *, remove: bool) -> list[tuple[Path, int]]:
     """What abandoned runs have left in a folder, with its bytes; removed if asked."""
-    found = []
-    for path in leftovers(Path(folder)):
-        size = sum(p.stat().st_size for p in path.iterdir())
-        if remove:
-            shutil.rmtree(path)
-        found.append((path, size))
-    return found
+    if not Path(folder).is_dir():
+        raise InputError(f"There is no folder '{folder}'.")
+    try:
+        return leftovers(Path(folder), remove=remove)
+    except OSError as error:
+        raise DiskError(f"'{folder}' cannot be cleaned: {error.strerror or error}.") from error

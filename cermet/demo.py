@@ -42,6 +42,10 @@ class Merge:
 
 MERGES = (
     Merge(AVERAGE, {"weight": 1.0}, {}, on_base=False),
+    Merge("task_arithmetic", {"weight": 0.6}, {}),
+    Merge("breadcrumbs", {"weight": 0.6, "density": 0.9, "gamma": 0.001}, {}),
+    Merge("della", {"weight": 1.0, "density": 0.7, "epsilon": 0.2}, {"lambda": 1.3}),
+    Merge("ties", {"weight": 1.0, "density": 0.7}, {"lambda": 1.4}),
 )
 
 
@@ -53,9 +57,7 @@ class _Merged(Protocol):
 
 
 class _MergeCall(Protocol):
-    def __call__(
-        self, recipe: Mapping[str, Any], out: Path, *, overwrite: bool
-    ) -> _Merged: ...
+    def __call__(self, recipe: Mapping[str, Any], out: Path, *, overwrite: bool) -> _Merged: ...
 
 
 @dataclass(frozen=True)

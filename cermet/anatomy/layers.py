@@ -60,9 +60,9 @@ def layer_count_keys(config: Mapping[str, Any]) -> tuple[Path, ...]:
     """Paths into the config that hold the number of layers of the main stack.
 
     All of them have to be set for the number to change. The last step of a path may be
-    missing in the config (a T5 without `num_decoder_layers`). Empty where the config says
-    nothing, and where its layers share weights (ALBERT), so that the number is not that of
-    the stored layers.
+    missing in the config (a T5 without `num_decoder_layers`). Where layers share weights
+    (ALBERT), it is the number of groups, of which each is stored once. Empty where the config
+    says nothing.
     """
     inner = text_path(config)
     own = _at(config, inner)

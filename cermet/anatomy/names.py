@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Split", "module_of", "snake", "split"]
+__all__ = ["Split", "index_of", "module_of", "snake", "split"]
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_INDEX = re.compile(r"0|[1-9]\d{0,4}", re.ASCII)
 _WEIGHT_LEAVES = frozenset(
     {"weight", "kernel", "gamma", "weight_g", "weight_v", "original0", "original1"}
     | {"running_mean", "running_var", "weight_scale", "weight_scale_inv"}
@@ -45,6 +46,13 @@ class Split:
 def snake(component: str) -> str:
     """Lower snake case: ``EncDecAttention`` -> ``enc_dec_attention``, ``A_log`` -> ``a_log``."""
     return _HUMP.sub("_", component).lower()
+
+
+def index_of(component: str) -> int | None:
+    """The number that a component is, as a list of modules counts: no leading zeros, no more
+    than five digits.
+    """
+    return int(component) if _INDEX.fullmatch(component) else None
 
 
 def split(name: str) -> Split:

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cermet.anatomy.names import Split, module_of, snake, split
+from cermet.anatomy.names import Split, index_of, module_of, snake, split
 from cermet.anatomy.stacks import Spot
-from cermet.anatomy.words import AFTER, ANYWHERE, BEFORE, INSIDE, OUTSIDE, Rule
+from cermet.anatomy.words import AFTER, ANYWHERE, BEFORE, EARLY, INSIDE, OUTSIDE, Rule
 from cermet.core.types import Position, Role
 
 __all__ = ["Part", "expert_of", "find_roles", "position_of"]
 
+_LONGEST = 1_000  # characters; to look for words takes time with the square of the length
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a tensor does, and whether it is an additive vector."""
+    """What a tensor does, whether it is an additive vector, and whether it is read early.
+
+    early: used before the layers by what stands beside it, whatever its own name says.
+    """
 
     role: Role
     bias: bool
+    early: bool = False
 
 
 class _Surroundings:
@@ -28,6 +34,8 @@ class _Surroundings:
         self.children: dict[str, set[str]] = {}
         self.dims: dict[str, int] = {}
         for name, shape in shapes.items():
+            if len(name) > _LONGEST:
+                continue
             parts = name.split(".")
             for i in range(len(parts)):
                 self.children.setdefault(".".join(parts[:i]), set()).add(snake(parts[i]))
@@ -61,14 +69,18 @@ def _part(name: str, parts: Split, inside: bool, dims: int, own: int, beside: se
     rules = (*ANYWHERE, *(INSIDE if inside else OUTSIDE))
     found = next((r.role for r in rules if _matches(r, parts.path, dims, beside)), None)
     role = _by_shape(dims) if found is None else found
-    return Part(role, parts.bias and role is not Role.BUFFER)
+    early = role is Role.NORM and not inside and not EARLY.isdisjoint(beside)
+    return Part(role, parts.bias and own > 0 and role is not Role.BUFFER, early)
 
 
 def find_roles(shapes: Mapping[str, tuple[int, ...]], spots: Mapping[str, Spot]) -> dict[str, Part]:
-    """The role of every tensor; names that say nothing are judged by their shape."""
+    """The role of every tensor; names that say nothing, or far too much, are judged by shape."""
     around = _Surroundings(shapes)
     found = {}
     for name, shape in shapes.items():
+        if len(name) > _LONGEST:
+            found[name] = Part(_by_shape(len(shape)), False)
+            continue
         spot = spots[name]
         dims = around.dims.get(module_of(name), len(shape))
         found[name] = _part(
@@ -110,6 +122,8 @@ def position_of(part: Part, spot: Spot, beyond: bool) -> Position:
     if spot.layer is not None:
         return "inside"
     path = split(spot.inner).path
+    if part.early:
+        return "before"
     if part.role in (Role.HEAD, Role.PROJECTOR) or AFTER.search(path):
         return "after"
     early = part.role in (Role.EMBEDDING, Role.POSITION, Role.CONV, Role.BUFFER)
@@ -121,10 +135,11 @@ def expert_of(inner: str) -> int | None:
     components: Iterable[str] = [snake(c) for c in inner.split(".")]
     previous = ""
     for component in components:
-        if component.startswith("expert_") and component[7:].isdecimal():
-            return int(component[7:])
         routed = previous.endswith("experts") and "shared" not in previous
-        if routed and component.isdecimal() and component.isascii():
-            return int(component)
+        if routed and (found := index_of(component)) is not None:
+            return found
+        named = component.startswith("expert_")
+        if named and (found := index_of(component.removeprefix("expert_"))) is not None:
+            return found
         previous = component
     return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cermet.anatomy.names import snake
+from cermet.anatomy.names import index_of, snake
 
 __all__ = ["Spot", "find_stacks", "locate", "main_stack"]
 
@@ -61,7 +61,7 @@ class _Candidate:
 def _numbers(parts: list[str]) -> Iterable[int]:
     """Positions of the components that may be the index of a layer."""
     for i, part in enumerate(parts[:-1]):
-        if i and part.isdecimal() and part.isascii() and not _NEVER.search(snake(parts[i - 1])):
+        if i and index_of(part) is not None and not _NEVER.search(snake(parts[i - 1])):
             yield i
 
 

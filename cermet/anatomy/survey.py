@@ -96,4 +96,5 @@ def _extra_layers(config: Mapping[str, Any]) -> int:
     inner: Any = config
     for step in text_path(config):
         inner = inner[step]
-    return max((int(inner.get(key) or 0) for key in _EXTRA_LAYERS), default=0)
+    counts = [inner.get(key) for key in _EXTRA_LAYERS]
+    return max((n for n in counts if isinstance(n, int)), default=0)

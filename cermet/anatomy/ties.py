@@ -20,7 +20,7 @@ _NO_TEXT = re.compile(r"vision|visual|image|audio|sound|speech|mtp")
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEADS = re.compile(
     r"^(?:.*\.)?(?:lm_head|embed_out|proj_out|output|generator_lm_head|vocab_projector"
-    r"|(?:cls\.)?predictions\.decoder|lm_head\.decoder)\.weight$"
+    r"|(?:cls\.)?predictions\.decoder|lm_head\.decoder)\.weight$|^decoder\.weight$"
 )
 # What a head without a matrix of its own leaves in the file, and the name of its matrix.
 _TRACES = (
@@ -30,6 +30,8 @@ _TRACES = (
     ("generator_predictions.dense.weight", "generator_lm_head.weight"),
     ("vocab_transform.weight", "vocab_projector.weight"),
     ("lm_head.dense.weight", "lm_head.decoder.weight"),
+    ("decoder.bias", "decoder.weight"),
+    ("head.dense.weight", "decoder.weight"),
 )
 _BIASES = (
     ("cls.predictions.bias", "cls.predictions.decoder.bias"),
@@ -56,8 +58,15 @@ def find_ties(shapes: Shapes, config: Mapping[str, Any]) -> tuple[tuple[str, ...
             names += _heads(embedding, shapes, config, tied)
         names = [n for n in names if shapes.get(n, shapes[embedding]) == shapes[embedding]]
         groups.append(_ordered(names, shapes))
-    groups += [_ordered(pair, shapes) for pair in _BIASES if pair[0] in shapes or pair[1] in shapes]
+    for pair in _BIASES:
+        # a bias beside its own head (Phi, GPT-J) is not the copy of another
+        if _weight_of(pair[0]) not in shapes and not shapes.keys().isdisjoint(pair):
+            groups.append(_ordered(pair, shapes))
     return tuple(group for group in groups if len(group) > 1 and group[0] in shapes)
+
+
+def _weight_of(bias: str) -> str:
+    return f"{bias.removesuffix('bias')}weight"
 
 
 def _says_tied(config: Mapping[str, Any]) -> bool | None:
@@ -109,7 +118,8 @@ def _heads(
     traced = dict.fromkeys(head for trace, head in _TRACES if trace in shapes)
     if traced:
         return list(traced)
-    architectures = config.get("architectures") or ()
+    named = config.get("architectures")
+    architectures = named if isinstance(named, list) else ()
     encoder = any(word in embedding for word in ("embeddings.word_embeddings", "token_embedding"))
     if encoder or any(_OTHER_HEAD.search(name) for name in shapes):
         return []

@@ -39,7 +39,7 @@ def find_transposed(
     for name, vote in votes.items():
         if vote is not None and spots[name].layer is not None:
             stacks.setdefault(spots[name].stack, set()).add(vote)
-    conv1d = config.get("model_type") in _CONV1D_MODELS
+    conv1d = str(config.get("model_type")) in _CONV1D_MODELS
     found = set()
     for name in shapes:
         module = split(spots[name].inner)

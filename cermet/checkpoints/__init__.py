@@ -1,1 +1,1 @@
-"""Checkpoints on disk: headers, slices of tensors, adapters, shards; nothing is believed unchecked."""
+"""Checkpoints on disk: headers, slices of tensors, adapters, shards; all checked first."""

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from cermet.checkpoints.dtypes import NAMES
-from cermet.checkpoints.header import TensorInfo, strict_json
-from cermet.checkpoints.reader import read_config
+from cermet.checkpoints.header import TensorInfo, read_json
+from cermet.checkpoints.reader import LONGEST_NAME, read_config
 from cermet.core.errors import FormatError
 
 __all__ = ["BinCheckpoint", "flat_block", "read_bin"]
@@ -58,6 +58,7 @@ class BinCheckpoint:
     """
 
     exact = True
+    adapter = ()
 
     def __init__(self, source: Path, path: str | None = None) -> None:
         self.path = str(source) if path is None else path
@@ -131,6 +132,8 @@ def read_bin(file: Path) -> dict[str, torch.Tensor]:
     ------
     FormatError: naming the file and the reason.
     """
+    if file.exists() and not file.is_file():  # opening a pipe would wait for ever
+        raise FormatError(f"{file}: is no file, and Cermet refuses to open anything else")
     table = _load(file)
     if not isinstance(table, Mapping):
         raise FormatError(
@@ -229,7 +232,7 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
     file = folder / _INDEX
     if not file.is_file():
         return None
-    weight_map = strict_json(file.read_bytes(), file, "the index").get("weight_map")
+    weight_map = read_json(file, "the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{file}: expected an object under 'weight_map' that names the shards")
     for name, shard in weight_map.items():
@@ -246,7 +249,8 @@ def _inside(shard: str) -> bool:
     them."""
     path = PurePosixPath(shard)
     plain = bool(path.name) and "\\" not in shard and ":" not in shard and "\0" not in shard
-    return plain and not path.is_absolute() and ".." not in path.parts
+    short = all(len(part.encode()) <= LONGEST_NAME for part in path.parts) and len(shard) < 1024
+    return plain and short and not path.is_absolute() and ".." not in path.parts
 
 
 def _shards(folder: Path) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cermet.core.errors import InputError
+from cermet.checkpoints.header import read_json
+from cermet.core.errors import FormatError, InputError
 
 __all__ = ["carry_files", "chat_template", "tokenizer_files"]
 
@@ -78,18 +78,18 @@ def carry_files(donor: Path, tokenizer: Path, out: Path) -> list[str]:
 
 def _own_template(folder: Path) -> str | None:
     """The chat template of a model, wherever it keeps it."""
-    if (folder / _TEMPLATE).is_file():
-        return (folder / _TEMPLATE).read_text("utf-8").strip()
-    config = folder / "tokenizer_config.json"
+    own, config = folder / _TEMPLATE, folder / "tokenizer_config.json"
+    if own.is_file():
+        try:
+            return own.read_text("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"'{own}' is not UTF-8 text.") from error
     if not config.is_file():
         return None
-    try:
-        found = json.loads(config.read_text("utf-8")).get("chat_template")
-    except (ValueError, AttributeError):
-        return None
+    found = read_json(config, "the tokenizer's config").get("chat_template")
     if isinstance(found, list):
-        named = {e.get("name"): e.get("template") for e in found if isinstance(e, dict)}
-        found = named.get("default")
+        named = [e for e in found if isinstance(e, dict) and e.get("name") == "default"]
+        found = named[-1].get("template") if named else None
     return found.strip() if isinstance(found, str) else None
 
 

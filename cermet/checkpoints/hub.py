@@ -21,10 +21,14 @@ def locate(name: str, revision: str | None = None, root: Path | None = None) -> 
     A relative path is looked for in `root` first, where one is given. Raises InputError in
     one sentence where there is no such folder and the hub cannot help.
     """
-    path = Path(name).expanduser()
-    if root is not None and (root / path).exists():
-        path = root / path
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        if root is not None and (root / path).exists():
+            path = root / path
+        here = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a home that is not there
+        raise InputError(f"There is no folder '{name[:200]}' ({error}).") from error
+    if here:
         if revision is not None:
             raise InputError(f"'{name}' is a local folder, so '@{revision}' has no meaning.")
         return path

@@ -50,6 +50,7 @@ class AdaptedCheckpoint:
     tensors: the base's tensors, with the base's dtypes. For tensors in `touched`, `begin` is -1:
         no run of bytes in a file is their value, only `block` gives it.
     touched: names of the tensors that the adapter changes.
+    adapter: the adapter's files.
 
     Raises
     ------
@@ -66,6 +67,7 @@ class AdaptedCheckpoint:
         self._base = base
         config = read_adapter_config(adapter)
         file, values = _read_adapter(adapter)
+        self.adapter = (adapter / "adapter_config.json", file)
         self._edits = plan_edits(file, values, config, base.tensors)
         spread_to_ties(base, self._edits)
         self.touched = frozenset(self._edits)

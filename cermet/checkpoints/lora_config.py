@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cermet.checkpoints.header import strict_json
+from cermet.checkpoints.header import read_json
 from cermet.core.errors import FormatError
 
 __all__ = ["AdapterConfig", "read_adapter_config"]
@@ -43,6 +43,9 @@ _HARMLESS = {
 }
 _LARGEST = 1e30  # of alpha: beyond, float32 ends; false for NaN, unlike its opposite
 _Value = TypeVar("_Value")
+# what keeps the time of a match within the cube of a name's length
+_LONGEST_PATTERN, _MOST_REPEATS = 1_000, 3
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -111,7 +114,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise FormatError(f"{file}: no such file; expected the folder of a PEFT adapter")
-    raw = strict_json(file.read_bytes(), file, "the adapter's configuration")
+    raw = read_json(file, "the adapter's configuration")
     _refuse(file, raw)
     return AdapterConfig(
         file=file,
@@ -164,6 +167,15 @@ def _pattern(file: Path, raw: Mapping[str, Any], key: str) -> list[tuple[str, An
     if not isinstance(patterns, dict):
         raise FormatError(f"{file}: {key!r} must be an object, not {patterns!r}")
     for pattern in patterns:
+        if (
+            len(pattern) > _LONGEST_PATTERN
+            or _REPEATED_GROUP.search(pattern)
+            or (sum(map(pattern.count, "*+{")) > _MOST_REPEATS)
+        ):
+            raise FormatError(
+                f"{file}: {key!r} holds {pattern[:80]!r}, a regular expression that could take "
+                "for ever: it repeats a group, or too many parts. Write the modules out."
+            )
         try:
             re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, OverflowError, RecursionError) as error:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES, TORCH
-from cermet.checkpoints.header import TensorInfo, read_header, strict_json
+from cermet.checkpoints.header import TensorInfo, read_header, read_json
 from cermet.core.errors import FormatError, InputError
 
 __all__ = ["Checkpoint", "MemoryCheckpoint", "TensorInfo", "open_checkpoint", "read_config"]
 
 _INDEX = "model.safetensors.index.json"
+LONGEST_NAME = 255  # bytes, of a file
 
 
 class Checkpoint(Protocol):
@@ -28,6 +29,7 @@ class Checkpoint(Protocol):
     config: what config.json holds; empty where there is none.
     tensors: every tensor by name.
     exact: whether `block` returns stored bytes, the same on every machine.
+    adapter: files that change what `block` returns beside those that hold the tensors.
     """
 
     @property
@@ -38,6 +40,8 @@ class Checkpoint(Protocol):
     def tensors(self) -> Mapping[str, TensorInfo]: ...
     @property
     def exact(self) -> bool: ...
+    @property
+    def adapter(self) -> tuple[Path, ...]: ...
 
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Flat elements [start, stop) of a row-major tensor, 1-D, in the stored dtype."""
@@ -47,6 +51,7 @@ class SafetensorsCheckpoint:
     """One or many safetensors files, memory-mapped."""
 
     exact = True
+    adapter = ()
 
     def __init__(
         self, path: str, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
@@ -77,17 +82,22 @@ class MemoryCheckpoint:
     """Tensors that are in memory already."""
 
     exact = True
+    adapter = ()
 
     def __init__(self, path: str, tensors: Mapping[str, Tensor]) -> None:
         from cermet.checkpoints.dtypes import NAMES
 
         self.path = path
         self.config: Mapping[str, Any] = {}
+        for name, tensor in tensors.items():
+            if tensor.dtype not in NAMES:
+                raise FormatError(
+                    f"Tensor '{name}' of {path} is {tensor.dtype}, which Cermet cannot merge."
+                )
         self._tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(name, NAMES[t.dtype], tuple(t.shape), Path(path), 0, t.nbytes)
             for name, t in self._tensors.items()
-            if t.dtype in NAMES
         }
 
     def block(self, name: str, start: int, stop: int) -> Tensor:
@@ -98,9 +108,7 @@ class MemoryCheckpoint:
 def read_config(folder: Path) -> dict[str, Any]:
     """What config.json of a folder holds; empty where there is none."""
     path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    return strict_json(path.read_bytes(), path, "the config")
+    return read_json(path, "the config") if path.exists() else {}
 
 
 def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
@@ -146,15 +154,21 @@ def _joined(files: list[Path]) -> dict[str, TensorInfo]:
     return found
 
 
+def _inside(shard: str) -> bool:
+    """Whether a shard's name is that of a file in its folder, on every system."""
+    plain = shard.isprintable() and not any(sign in shard for sign in "/\\:")
+    return plain and shard not in ("", ".", "..") and len(shard.encode()) <= LONGEST_NAME
+
+
 def _sharded(folder: Path) -> dict[str, TensorInfo]:
     """The tensors that an index lists, each found in the shard that it names."""
     index = folder / _INDEX
-    weight_map = strict_json(index.read_bytes(), index, "the index").get("weight_map")
+    weight_map = read_json(index, "the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"'{index}' has no weight_map.")
     headers: dict[str, dict[str, TensorInfo]] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
+        if not isinstance(shard, str) or not _inside(shard):
             raise FormatError(f"'{index}' places tensor '{name}' in '{shard}', outside its folder.")
         if shard not in headers:
             if not (folder / shard).is_file():

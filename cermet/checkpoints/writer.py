@@ -56,6 +56,11 @@ class Layout:
         """The file that holds a tensor."""
         return next(s.file for s in self.shards if name in s.begins)
 
+    def present(self, folder: Path) -> bool:
+        """Whether a folder holds every file at its final size."""
+        paths = [(folder / s.file, s.size) for s in self.shards]
+        return all(p.is_file() and p.stat().st_size == size for p, size in paths)
+
 
 def layout(slots: Sequence[Slot], shard_size: int) -> Layout:
     """Divide tensors, in order, over files of at most `shard_size` bytes of data each.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,8 +71,10 @@ def merge(
                 planned=planned,
             )
     except KeyboardInterrupt:
+        again = [a for a in sys.argv[1:] if a != "--resume"]
         typer.echo(
-            f"cermet: interrupted. Continue with: cermet merge {recipe} {out} --resume", err=True
+            f"cermet: interrupted. Continue with: {shlex.join(['cermet', *again, '--resume'])}",
+            err=True,
         )
         raise SystemExit(130) from None
     resumed = f", {done.resumed_pieces} pieces were there already" if done.resumed_pieces else ""

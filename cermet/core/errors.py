@@ -37,10 +37,18 @@ __all__ = [
 ]
 
 
+_END = 1_000  # characters kept at both ends of a message that is far too long
+
+
 class CermetError(Exception):
     """The root: catch this one to catch everything that Cermet raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message as one line: no name in a file can break it, or send a terminal codes."""
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
+        return text if len(text) <= 2 * _END else f"{text[:_END]} ... {text[-_END:]}"
 
 
 class InputError(CermetError):

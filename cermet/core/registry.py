@@ -86,10 +86,12 @@ class Kth(Round):
     """Exact order statistics of `of` [rows, *block] over the tensor: a Cutoff.
 
     `rank` maps parameters (and `numel`, and `nonzero`, the number of non-zero values of
-    each row) to how many of the largest values are kept: [rows][cuts] whole numbers.
+    each row) to how many of the largest values are kept: [rows][cuts] whole numbers. Where
+    all are kept, the cutoff is -infinity, or the smallest value with `smallest`.
     """
 
     rank: Callable[..., Sequence[Sequence[int]]] = field(default=lambda: ())
+    smallest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,11 @@ def _parameters(
             per_model = note == PerModel
         name = argument.rstrip("_")
         kind = float if per_model else note
+        if kind not in (float, int, bool):
+            raise MethodError(
+                f"The parameter '{name}' of '{function.__name__}' is annotated {note!r}; a "
+                "parameter is a float, an int, a bool, or a cermet.PerModel."
+            )
         found[name] = Parameter(
             name, argument, per_model, kind, spec.default, optional, limits.get(name, _ANY)
         )
@@ -207,7 +214,8 @@ def method(
     fitted: the names of those arguments.
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
-    workspace: bytes used beside the float32 block that is given, as a multiple of it.
+    workspace: bytes used beside the float32 block that is given, its base and the result, as
+        a multiple of the block.
     check: parameters -> what is wrong with them, or None.
     limits: least and most value of a parameter, None where there is none.
     accepts: parameters of mergekit that have no effect here, with the reason.
@@ -218,6 +226,7 @@ def method(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         derived = {r.name for r in rounds} | set(fitted)
         name = function.__name__
+        _check_new(function)
         _registered[name] = Method(
             name=name,
             function=function,
@@ -241,6 +250,21 @@ def method(
     return register
 
 
+def _check_new(function: Callable[..., Any]) -> None:
+    """Refuse a method without a docstring, and one that has the name of another."""
+    name = function.__name__
+    if not (function.__doc__ or "").strip():
+        raise MethodError(
+            f"The method '{name}' has no docstring; its first line is what `cermet methods` prints."
+        )
+    other = _registered.get(name)
+    if other is not None and other.function.__module__ != function.__module__:
+        raise MethodError(
+            f"There is a method '{name}' already, in {other.function.__module__}; choose another "
+            "name."
+        )
+
+
 @cache
 def takes(function: Callable[..., Any]) -> frozenset[str]:
     """The names of a function's arguments."""
@@ -255,12 +279,27 @@ def call(function: Callable[..., Any], *args: Any, **known: Any) -> Any:
 
 @cache
 def _walk() -> None:
-    import cermet.methods as shelf
+    shelf = importlib.import_module("cermet.methods")  # by name: core stands below methods
 
     for module in pkgutil.walk_packages(shelf.__path__, shelf.__name__ + "."):
         importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group="cermet.methods"):
-        entry.load()
+        before = len(_registered)
+        _imported(entry.load, f"The plugin '{entry.name}' ({entry.value})")
+        if len(_registered) == before:
+            raise InputError(
+                f"The plugin '{entry.name}' ({entry.value}) registers no method (see "
+                "@cermet.method); correct or uninstall its package."
+            )
+
+
+def _imported(load: Callable[[], Any], what: str) -> None:
+    """Import a plugin; InputError, in one sentence, where its code fails."""
+    try:
+        load()
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{what} could not be imported: {reason.rstrip('.')}.") from error
 
 
 def all_methods() -> dict[str, Method]:
@@ -289,10 +328,8 @@ def load_plugin(path: Path) -> None:
         raise InputError(f"The plugin '{path}' is not a Python file.")
     before = set(all_methods())
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"The plugin '{path}' could not be imported: {error}") from error
+    loader = spec.loader
+    _imported(lambda: loader.exec_module(module), f"The plugin '{path}'")
     if set(_registered) == before and not any(
         m.function.__module__ == module.__name__ for m in _registered.values()
     ):

@@ -10,15 +10,19 @@ from torch import Tensor
 from cermet.core.errors import MismatchError
 from cermet.core.fingerprint import digest_bytes
 from cermet.engine.blocks import Input
-from cermet.engine.job import Done, Piece, Target
+from cermet.engine.job import Done, Piece, Target, refuse_non_finite
+from cermet.recipes.plan import Plan
 
-__all__ = ["CopyJob"]
+__all__ = ["CopyJob", "check_copies"]
 
 _PIECE = 1 << 22  # elements
 
 
 class CopyJob:
-    """Copies the first input, and refuses where another one differs."""
+    """Copies the first input, and refuses where another one differs.
+
+    With `finite`, NaN and infinity are refused too: a buffer may hold them, a weight may not.
+    """
 
     def __init__(
         self,
@@ -27,9 +31,11 @@ class CopyJob:
         inputs: Sequence[Input],
         target: Target,
         *,
+        finite: bool = False,
         skip: frozenset[int] = frozenset(),
         finished: Callable[[Done], None] | None = None,
     ) -> None:
+        self.finite = finite
         self.name, self.numel = name, numel
         self.inputs, self.target = tuple(inputs), target
         self.skip, self.finished = skip, finished
@@ -50,12 +56,30 @@ class CopyJob:
                     f"The buffer '{given.name}' of model '{given.source.path}' differs from that "
                     f"of '{self.inputs[0].source.path}'; buffers are copied, so they must be equal."
                 )
+        if self.finite and not bool(torch.isfinite(first.sum(dtype=torch.float32))):
+            refuse_non_finite(self.inputs[0], first, start)
         out = self.target.block(start, stop)
         out.copy_(first)
         if self.finished is not None:
             digest = digest_bytes(_raw(out).numpy(), start * out.element_size())
             read = [digest if i.source.exact else 0 for i in self.inputs]
             self.finished(Done(start, stop, digest, read))
+
+
+def check_copies(plan: Plan) -> None:
+    """Refuse a model whose config ties two tensors that differ in its files."""
+    for original, copy in plan.copies:
+        checkpoint = plan.checkpoints[original.model]
+        numel = checkpoint.tensors[copy.tensor].numel
+        for start in range(0, numel, _PIECE):
+            stop = min(start + _PIECE, numel)
+            one, other = (checkpoint.block(n.tensor, start, stop) for n in (original, copy))
+            if one.dtype != other.dtype or not torch.equal(_raw(one), _raw(other)):
+                raise MismatchError(
+                    f"'{plan.models[original.model]}' says that '{copy.tensor}' is tied to "
+                    f"'{original.tensor}', but stores other numbers for it. Correct "
+                    "tie_word_embeddings in its config, or remove the tensor."
+                )
 
 
 def _raw(block: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cermet.core.errors import DiskError
+from cermet.engine.memory import block_bytes
 from cermet.engine.run import Options, block_of, parameters_of, plan_layout
 from cermet.recipes.plan import Plan, Task
 
@@ -64,7 +65,7 @@ def _block_bytes(task: Task, options: Options) -> int:
     if task.method is None:
         return 0
     block = min(block_of(task, options), max(1, task.numel))
-    return int(4 * block * len(task.sources) * (1 + task.method.workspace))
+    return int(block * block_bytes(task.method, len(task.sources)))
 
 
 def _cost(task: Task) -> float:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cermet.core.errors import DataError, NonFiniteError
+from cermet.checkpoints.dtypes import NAMES
+from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Stream
 from cermet.core.registry import Gram, Kth, Method, Sum, call, takes
@@ -23,9 +24,12 @@ from cermet.engine.geometry import LEAF, Geometry, geometry
 from cermet.engine.search import Search
 from cermet.maths.select import Cutoff
 
-__all__ = ["Done", "Job", "Piece", "Target"]
+__all__ = ["Done", "Job", "Piece", "Target", "refuse_non_finite"]
 
 Piece = Callable[[], None]
+
+_FAR = 1e30  # a sum of inputs from which on float32 may overflow
+_STRONG = 1e4  # a parameter from which on ordinary inputs may
 
 
 class Target(Protocol):
@@ -75,6 +79,7 @@ class Job:
         self.skip, self.finished = skip, finished
         self.state: dict[str, Any] = {}
         self._checked = False
+        self._large = any(_strong(value) for value in parameters.values())
         self._sums: list[tuple[Tensor, int, int]] = []
         self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
         self.blocks = Blocks(
@@ -119,7 +124,18 @@ class Job:
             fitted: Mapping[str, Any] = call(self.method.fit, **self.parameters, **self.state)
         except DataError as error:
             raise type(error)(f"Tensor '{self.name}': {error}.") from error
+        except Exception as error:
+            raise self._failed(error) from error
         return fitted
+
+    def _failed(self, error: Exception) -> CermetError:
+        """What to say when the code of a method, perhaps a plugin's, raises an error."""
+        if isinstance(error, CermetError):
+            return error
+        reason = " ".join(str(error).split()).rstrip(".")
+        what = f"'{self.method.name}' failed on tensor '{self.name}': {type(error).__name__}"
+        kind = BudgetError if isinstance(error, torch.OutOfMemoryError) else MethodError
+        return kind(f"{what}: {reason}." if reason else f"{what}.")
 
     def streams(self) -> list[Stream]:
         """Fresh random numbers for one piece."""
@@ -154,7 +170,10 @@ class Job:
             known["mask"] = self.blocks.mask(block, known, streams, begin, end)
         if "noise" in wanted:
             known["noise"] = self.blocks.draws(streams, begin, end)
-        result: Tensor = call(function, block, **known)
+        try:
+            result: Tensor = call(function, block, **known)
+        except Exception as error:
+            raise self._failed(error) from error
         return result
 
     # -- rounds ---------------------------------------------------------------
@@ -189,7 +208,13 @@ class Job:
         yield [self._piece(multiply, start, stop) for start, stop in self.cut.pieces()]
         self._checked = True
         ordered = [parts[start] for start in sorted(parts)]
-        self.state[spec.name] = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
+        gram = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
+        if not bool(torch.isfinite(gram).all()):
+            raise NonFiniteError(
+                f"Tensor '{self.name}' holds values so large that their squares leave the range "
+                "of float32; no angle between its models can be measured."
+            )
+        self.state[spec.name] = gram
 
     def _kth(self, spec: Kth) -> Iterator[list[Piece]]:
         search = Search(self, spec)
@@ -209,6 +234,12 @@ class Job:
         if not self._checked:
             self._check(block, begin, end)
         merged = self._apply(self.method.function, block, streams, begin, end)
+        if not isinstance(merged, Tensor) or merged.shape != block.shape[1:]:
+            shape = list(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+            raise MethodError(
+                f"'{self.method.name}' returned {shape} for a block {list(block.shape)} of tensor "
+                f"'{self.name}'; it must return {list(block.shape[1:])}."
+            )
         return merged if base is None else merged.add_(base)
 
     def _merge(self, start: int, stop: int) -> None:
@@ -241,10 +272,12 @@ class Job:
 
     def _sign_off(self, out: Tensor, begin: int, end: int, done: Done) -> None:
         """Check what was written, and add its digest and those of what was read."""
-        if out.dtype == torch.float16 and not bool(torch.isfinite(out).all()):
+        narrow = out.dtype == torch.float16
+        if (narrow or self._large) and not bool(torch.isfinite(out).all()):
+            wider = "out_dtype: bfloat16 or float32, or " if narrow else ""
             raise NonFiniteError(
-                f"Tensor '{self.name}' of the output leaves the range of float16 (65,504). "
-                "Use out_dtype: bfloat16 or float32, or smaller weights."
+                f"Tensor '{self.name}' of the output leaves the range of {NAMES[out.dtype]} "
+                f"({torch.finfo(out.dtype).max:,.6g}). Use {wider}smaller weights."
             )
         if self.finished is None:
             return
@@ -262,7 +295,8 @@ class Job:
         total = block.sum()
         if total.is_cuda:
             self._sums.append((total, start, stop))  # looked at once, at the end of the stage
-        elif not bool(torch.isfinite(total)):
+        elif not abs(float(total)) < _FAR:
+            self._large = True
             self._refuse(start, stop)
 
     def _settle(self) -> None:
@@ -276,14 +310,31 @@ class Job:
         """Name the first NaN or infinity of a block, if its sum was not just too large."""
         for given in self.blocks.given():
             raw = self.blocks.read(given, start, stop).reshape(-1).to(torch.float32)
-            bad = (~torch.isfinite(raw)).nonzero()
-            if len(bad):
-                where = "" if self.cut.grain == "column" else f" at element {start + int(bad[0])}"
-                raise NonFiniteError(
-                    f"Tensor '{given.name}' of model '{given.source.path}' holds "
-                    f"{raw[bad[0]].item()}{where}. A merge of it would be useless; "
-                    "check how the model was trained or converted."
-                )
+            dtype, stored = self.blocks.dtype, given.source.block(given.name, 0, 0).dtype
+            cast = "" if dtype in (None, stored) else f" as {NAMES[dtype]}"
+            refuse_non_finite(given, raw, None if self.cut.grain == "column" else start, cast)
+
+
+def refuse_non_finite(given: Input, block: Tensor, start: int | None, cast: str = "") -> None:
+    """NonFiniteError for the first NaN or infinity of a flat block that begins at `start`.
+
+    `cast` says to which dtype the recipe has it cast, if it does.
+    """
+    bad = (~torch.isfinite(block)).nonzero()
+    if len(bad):
+        where = "" if start is None else f" at element {start + int(bad[0])}"
+        raise NonFiniteError(
+            f"Tensor '{given.name}' of model '{given.source.path}' holds "
+            f"{block[bad[0]].item()}{cast}{where}. A merge of it would be useless; "
+            "check how the model was trained or converted."
+        )
+
+
+def _strong(value: object) -> bool:
+    """Whether a parameter, or one of its values, is so large that a product may overflow."""
+    if isinstance(value, tuple):
+        return any(map(_strong, value))
+    return isinstance(value, int | float) and abs(value) > _STRONG
 
 
 def _leaf_sums(values: Tensor, leaf: int) -> Tensor:

@@ -26,35 +26,46 @@ def _boot() -> str:
 
 
 class Journal:
-    """Finished pieces of a run: task -> start of piece -> what it left."""
+    """Finished pieces of a run: task -> start of piece -> what it left.
 
-    def __init__(self, path: Path, fingerprint: str, *, resume: bool) -> None:
+    With `resume`, what an earlier journal tells is kept, if the files that it tells of are
+    there (`intact`). Raises OutputError where that was another run.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, *, resume: bool, intact: bool = True) -> None:
         self.done: dict[int, dict[int, Done]] = {}
         self._lock = threading.Lock()
         head = {"plan": fingerprint, "boot": _boot()}
-        kept = self._read(path, head) if resume and path.is_file() else []
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        self._file = os.open(path, flags, 0o644)
-        self._append(head)
+        kept, valid = self._read(path, head) if resume and path.is_file() else ([], 0)
+        if not (kept and intact):
+            kept, valid = [], 0
         for task, done in kept:
-            self.record(task, done)
+            self.done.setdefault(task, {})[done.start] = done
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(self._file, valid)
+        if not valid:
+            self._append(head)
 
-    def _read(self, path: Path, head: dict[str, str]) -> list[tuple[int, Done]]:
+    def _read(self, path: Path, head: dict[str, str]) -> tuple[list[tuple[int, Done]], int]:
+        """The finished pieces of an earlier run, and how many bytes of its journal are sound."""
         lines = path.read_bytes().split(b"\n")[:-1]  # a last line without its end is not done
-        entries: list[Any] = []
-        for line in lines:
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                break
-        if not entries or entries[0].get("boot") != head["boot"]:
-            return []
-        if entries[0].get("plan") != head["plan"]:
+        first = _parsed(lines[0]) if lines else None
+        if not isinstance(first, dict) or first.get("boot") != head["boot"]:
+            return [], 0
+        if first.get("plan") != head["plan"]:
             raise OutputError(
-                f"'{path.parent}' was left by a merge of another recipe, or its inputs have "
-                "changed since. Start over with --overwrite, or remove it with `cermet clean`."
+                f"'{path.parent}' was left by a merge of another recipe or --shard-size, or its "
+                "inputs have changed since. Start over with --overwrite, or remove it with "
+                "`cermet clean`."
             )
-        return [(e[0], Done(e[1], e[2], e[3], e[4])) for e in entries[1:]]
+        kept, valid = [], len(lines[0]) + 1
+        for line in lines[1:]:
+            entry = _entry(line)
+            if entry is None:
+                break
+            kept.append(entry)
+            valid += len(line) + 1
+        return kept, valid
 
     def _append(self, entry: object) -> None:
         os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
@@ -66,5 +77,26 @@ class Journal:
             self.done.setdefault(task, {})[done.start] = done
 
     def close(self) -> None:
-        """Stop writing."""
-        os.close(self._file)
+        """Stop writing; a thread that was not waited for fails if it goes on."""
+        with self._lock:
+            os.close(self._file)
+            self._file = -1
+
+
+def _parsed(line: bytes) -> Any:
+    """What a line says; None where it is damaged."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _entry(line: bytes) -> tuple[int, Done] | None:
+    """A finished piece; None where the line is damaged."""
+    entry = _parsed(line)
+    if not isinstance(entry, list) or len(entry) != 5 or not isinstance(entry[4], list):
+        return None
+    if not all(type(number) is int for number in (*entry[:4], *entry[4])):
+        return None
+    task, start, stop, output, inputs = entry
+    return task, Done(start, stop, output, inputs)

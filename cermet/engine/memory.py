@@ -14,6 +14,7 @@ from cermet.engine.geometry import LEAF
 __all__ = [
     "DEFAULT_BUDGET",
     "MemoryGauge",
+    "block_bytes",
     "block_elements",
     "keep_freed_memory",
     "parse_size",
@@ -26,14 +27,21 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << (10 * power) for power, unit in enumerate("KMGT", start=1)}
 _STATUS = Path("/proc/self/status")
 _BEST = 2 * LEAF  # elements of a block for which measured throughput is best
+_MOST = 16 * _BEST  # elements of all models together: glibc holds several blocks of each thread
 
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as `256MB`, `2GB`, `1.5GiB` or `5000000`."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if found is None or found[2] not in _UNITS or float(found[1]) <= 0:
+    size = 0.0 if found is None else float(found[1]) * _UNITS.get(found[2], 0)
+    if not 1 <= size < 1 << 63:
         raise InputError(f"'{text}' is not a size. Write it as 256MB, 2GB or 1.5GiB.")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(size)
+
+
+def block_bytes(method: Method, models: int) -> float:
+    """Bytes of memory for each element of a block: the models', the base's, the result's."""
+    return 4 * (models * (1.0 + method.workspace) + 2)
 
 
 def block_elements(
@@ -43,7 +51,7 @@ def block_elements(
 
     `unit` is the number of elements that the method must see together.
     """
-    bytes_each = 4 * models * (1.0 + method.workspace)
+    bytes_each = block_bytes(method, models)
     share = budget / threads
     fitting = int(share / bytes_each)
     if fitting < unit:
@@ -53,7 +61,7 @@ def block_elements(
             f"but the budget is {budget / 1e6:,.0f} MB. Give more with --memory, or use fewer "
             "--threads."
         )
-    return max(unit, min(_BEST, fitting))
+    return max(unit, min(_BEST, _MOST // models, fitting))
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -10,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cermet.checkpoints.header import read_json
 from cermet.checkpoints.reader import Checkpoint
+from cermet.core.errors import FormatError
 from cermet.core.fingerprint import digest_hex, sha256_hex
 from cermet.engine.run import Finished, Options, parameters_of
 from cermet.recipes.plan import Plan
 
-__all__ = ["model_card", "record_of", "sources_of", "write_json"]
+__all__ = ["model_card", "read_record", "record_of", "sources_of", "write_json"]
 
 _LIBRARIES = ("cermet", "torch", "safetensors", "numpy")
 _HEADER_LIMIT = 100_000_000
@@ -33,12 +38,15 @@ def versions() -> dict[str, str]:
 
 
 def sources_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """The files of a model: name, size, and SHA-256 of what describes their tensors."""
+    """The files of a model: name, size, and SHA-256 of what describes their tensors.
+
+    An adapter's files hold no tensor of the model, so they are hashed whole.
+    """
     files: dict[Path, list[str]] = {}
     for name, info in checkpoint.tensors.items():
         line = f"{name} {info.dtype} {info.shape} {info.begin}"
         files.setdefault(info.file, []).append(line)
-    return [
+    found: list[dict[str, Any]] = [
         {
             "file": file.name,
             "bytes": file.stat().st_size if file.is_file() else None,
@@ -46,6 +54,11 @@ def sources_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         }
         for file, lines in sorted(files.items())
     ]
+    for file in checkpoint.adapter:
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        found.append({"file": file.name, "bytes": file.stat().st_size, "sha256": digest})
+    return found
 
 
 def record_of(
@@ -100,6 +113,57 @@ def record_of(
         "files": sorted(files),
         "tensors": tensors,
     }
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _File(_Part):
+    file: str
+    sha256: str | None = None
+
+
+class _Model(_Part):
+    name: str
+    files: list[_File]
+
+
+class _Source(_Part):
+    digest: str | None
+
+
+class _Tensor(_Part):
+    shard: str
+    method: str
+    digest: str
+    sources: list[_Source]
+
+
+class _Run(_Part):
+    device: str = Field(pattern=r"^(cpu|cuda(:\d{1,3})?)$")
+    folder: str = Field(default=".", pattern=r"^[^\x00]*$")
+
+
+class _Record(_Part):
+    recipe: dict[str, Any]
+    models: list[_Model]
+    tensors: dict[str, _Tensor]
+    run: _Run
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `record_of` has made, from its file; FormatError where it is damaged."""
+    record = read_json(path, "the record")
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise FormatError(
+            f"'{path}': {place}: {str(problem['msg']).lower()}; the record is damaged."
+        ) from error
+    return record
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

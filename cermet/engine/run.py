@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from cermet.checkpoints.dtypes import SIZES, TORCH
+from cermet.checkpoints.dtypes import FLOATS, SIZES, TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
 from cermet.core.errors import DiskError, InputError, MachineError
 from cermet.core.registry import call
+from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.copy import CopyJob
 from cermet.engine.executors import Executor
@@ -115,7 +116,10 @@ def job_of(
 
     inputs = [given(n) for n in task.sources]
     if task.method is None:
-        return CopyJob(task.name, task.numel, inputs, target, skip=skip, finished=finished)
+        finite = task.dtype in FLOATS and task.place.role is not Role.BUFFER
+        return CopyJob(
+            task.name, task.numel, inputs, target, finite=finite, skip=skip, finished=finished
+        )
     return Job(
         task.name,
         task.shape,
@@ -150,10 +154,10 @@ def fingerprint(plan: Plan, layout: Layout, device: str) -> str:
     """What a journal is valid for: the same tasks on the same files, into the same files."""
     known: dict[Path, tuple[int, int]] = {}
     for checkpoint in plan.checkpoints:
-        for info in checkpoint.tensors.values():
-            if info.file not in known and info.file.is_file():
-                stat = info.file.stat()
-                known[info.file] = (stat.st_size, stat.st_mtime_ns)
+        for file in {*(t.file for t in checkpoint.tensors.values()), *checkpoint.adapter}:
+            if file.is_file():
+                stat = file.stat()
+                known[file] = (stat.st_size, stat.st_mtime_ns)
     tasks = [
         [t.name, t.dtype, t.shape, t.method.name if t.method else None,
          [(n.model, n.tensor) for n in t.inputs()], repr(sorted(t.parameters.items()))]
@@ -205,9 +209,14 @@ def merge_plan(
     began = time.perf_counter()
     try:
         journal = Journal(
-            out.journal, fingerprint(plan, files, options.device), resume=options.resume
+            out.journal,
+            fingerprint(plan, files, options.device),
+            resume=options.resume,
+            intact=files.present(out.work),
         )
         resumed = sum(len(pieces) for pieces in journal.done.values())
+        if not resumed:
+            out.clear()
         writer = ShardWriter(out.work, files, resume=resumed > 0)
     except OSError as error:
         raise DiskError(f"'{out.work}': {error.strerror or error}.") from error

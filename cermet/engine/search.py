@@ -26,11 +26,13 @@ class Searched(Protocol):
     parameters: dict[str, Any]
     state: dict[str, Any]
 
-    def streams(self) -> list[Stream]: ...
+    def streams(self) -> list[Stream]:
+        """Fresh random numbers for one piece."""
 
     def values(
         self, of: Callable[..., Any] | None, streams: Sequence[Stream], start: int, stop: int
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Values of `of` [..., elements] for the elements [start, stop)."""
 
 
 class Search:
@@ -44,6 +46,7 @@ class Search:
         self.ends: dict[tuple[int, int], int] = {}
         self.tallies: dict[int, list[dict[tuple[int, int], Tally]]] = {}
         self.exact = "nonzero" not in takes(spec.rank)
+        self.most = job.cut.numel if spec.smallest else job.cut.numel - 1  # the last rank to find
 
     @property
     def open(self) -> bool:
@@ -70,7 +73,7 @@ class Search:
         for row, ranks in enumerate(self.ranks):
             ordered = np.empty(0, np.float32) if seen is None else seen[row]
             for cut, rank in enumerate(ranks):
-                if not self.exact or 0 < rank < numel:
+                if not self.exact or 0 < rank <= self.most:
                     self.brackets[row, cut] = bracket(ordered, rank, numel)
         if numel == 0:
             self.brackets.clear()
@@ -98,7 +101,7 @@ class Search:
             self.ranks, self.exact = self._rank(count), True
         for key, at in list(self.brackets.items()):
             rank = self.ranks[key[0]][key[1]]
-            if not 0 < rank < self.job.cut.numel:
+            if not 0 < rank <= self.most:
                 del self.brackets[key]
                 continue
             outcome = conclude([run[key] for run in runs], at, rank)

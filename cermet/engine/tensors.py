@@ -11,7 +11,7 @@ from torch import Tensor
 from cermet.anatomy import survey
 from cermet.checkpoints.dtypes import FLOATS
 from cermet.checkpoints.reader import MemoryCheckpoint
-from cermet.core.errors import MethodError, MismatchError
+from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method
 from cermet.engine.run import Options, executor_for, job_of
 from cermet.recipes.plan import Named, Task
@@ -72,14 +72,29 @@ def merge_tensors(
     for task in _memory_tasks(found, checkpoints, template, values, base is not None):
         target = torch.empty(task.shape, dtype=models[template][task.name].dtype)
         out[task.name] = target
-        draws = noise[task.name] if noise is not None and task.name in noise else None
+        draws = None if noise is None else _draws(noise, task, len(experts))
         jobs.append(job_of(task, checkpoints, _Tensor(target), options, seed=seed, noise=draws))
     torch.set_num_threads(1)
     try:
-        executor_for(threads).run(jobs)
+        executor_for(options.workers()).run(jobs)
     finally:
         torch.set_num_threads(previous)
     return out
+
+
+def _draws(noise: Mapping[str, Tensor], task: Task, count: int) -> Tensor | None:
+    """The draws that a caller gives for a tensor; MethodError where they do not fit it."""
+    if task.method is None:
+        return None
+    wanted = (count, *task.shape)
+    given = noise.get(task.name)
+    if given is None or tuple(given.shape) != wanted:
+        shape = "missing" if given is None else str(list(given.shape))
+        raise MethodError(
+            f"The noise of tensor '{task.name}' is {shape}; it must be {list(wanted)}, one draw "
+            "for each expert and element."
+        )
+    return given
 
 
 class _Tensor:
@@ -112,16 +127,22 @@ def _value(method: Method, parameter: Parameter, spelled: Mapping[str, Any], cou
         default = parameter.default
         return default * count if parameter.per_model and default is not None else default
     value = spelled[parameter.name]
-    if not parameter.per_model:
-        return convert(parameter, value, f"'{method.name}'")
-    if value is None:
-        return convert(parameter, value, f"'{method.name}'")
-    values = list(value) if isinstance(value, Sequence) else [value] * count
+    if not parameter.per_model or value is None:
+        return _converted(method, parameter, value)
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    values = list(value) if several else [value] * count
     if len(values) != count:
         raise MethodError(
             f"'{method.name}': '{parameter.name}' has {len(values)} values for {count} experts."
         )
-    return tuple(convert(parameter, v, f"'{method.name}'") for v in values)
+    return tuple(_converted(method, parameter, v) for v in values)
+
+
+def _converted(method: Method, parameter: Parameter, value: Any) -> Any:
+    try:
+        return convert(parameter, value, f"'{method.name}'")
+    except RecipeError as error:  # there is no recipe here
+        raise MethodError(str(error)) from error
 
 
 def _memory_tasks(
@@ -132,6 +153,13 @@ def _memory_tasks(
     with_base: bool,
 ) -> list[Task]:
     known = checkpoints[template].tensors
+    for checkpoint in checkpoints:
+        for name in checkpoint.tensors:
+            if name not in known:
+                raise MismatchError(
+                    f"Tensor '{name}' of {checkpoint.path} is missing in "
+                    f"{checkpoints[template].path}; all must have the same tensors."
+                )
     places = survey({n: t.shape for n, t in known.items()}, {}).places
     tasks = []
     for name, info in known.items():
@@ -142,6 +170,11 @@ def _memory_tasks(
                 raise MismatchError(
                     f"Tensor '{name}' is {list(info.shape)} in {checkpoints[template].path} but "
                     f"{shape} in {checkpoint.path}."
+                )
+            if info.dtype in FLOATS and other.dtype not in FLOATS:
+                raise MismatchError(
+                    f"Tensor '{name}' is {info.dtype} in {checkpoints[template].path} but "
+                    f"{other.dtype} in {checkpoint.path}, which is no dtype of weights."
                 )
         experts = tuple(Named(i, name) for i in range(len(checkpoints) - (1 if with_base else 0)))
         base = Named(template, name) if with_base else None

@@ -12,6 +12,7 @@ import torch
 from cermet.checkpoints.dtypes import FLOATS, TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.fingerprint import digest_bytes, digest_hex
+from cermet.engine.record import sources_of
 from cermet.engine.run import Options, executor_for, job_of
 from cermet.recipes.plan import Plan, Task
 
@@ -91,7 +92,7 @@ class _Memory:
 
 def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: int) -> Findings:
     """Check the sources of some tensors, make these again, and compare their digests."""
-    found = Findings()
+    found = Findings(problems=_changed_adapters(plan, record))
     for task in _chosen(plan.tasks, record, seed):
         entry = record["tensors"].get(task.name)
         if entry is None:
@@ -106,7 +107,12 @@ def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: i
             task, plan.checkpoints, target, options,
             seed=plan.recipe.seed, compute=plan.compute_dtype,
         )  # fmt: skip
-        executor_for(options.workers()).run([job])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the merge: sums and products round by it
+        try:
+            executor_for(options.workers()).run([job])
+        finally:
+            torch.set_num_threads(threads)
         raw = target.tensor.view(torch.uint8).numpy()
         if digest_hex(digest_bytes(raw, 0), task.nbytes) != entry["digest"]:
             found.problems.append(f"tensor '{task.name}', made again, comes out different")
@@ -114,7 +120,22 @@ def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: i
     return found
 
 
+def _changed_adapters(plan: Plan, record: Mapping[str, Any]) -> list[str]:
+    """Adapters whose files are others than at the merge; their tensors have no digest."""
+    problems = []
+    for reference, checkpoint, entry in zip(
+        plan.models, plan.checkpoints, record["models"], strict=False
+    ):
+        known = {f["file"]: f.get("sha256") for f in entry["files"]}
+        for file in sources_of(checkpoint):
+            if "sha256" in file and file["sha256"] != known.get(file["file"]):
+                problems.append(f"'{file['file']}' of '{reference}' has changed since the merge")
+    return problems
+
+
 def _changed_sources(plan: Plan, task: Task, entry: Mapping[str, Any]) -> list[str]:
+    if len(entry["sources"]) != len(task.inputs()):
+        return [f"tensor '{task.name}' has other sources in the record than in the recipe"]
     problems = []
     for named, source in zip(task.inputs(), entry["sources"], strict=True):
         if source["digest"] is None:

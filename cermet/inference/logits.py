@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cermet.checkpoints.carry import tokenizer_files
 from cermet.core.errors import ExtraError, InputError
 
 __all__ = ["Outputs", "outputs_of"]
@@ -32,7 +33,8 @@ class Outputs:
     """What a model gives on the sentences.
 
     values: float32 [positions, width]: logits, or hidden states where there is no head.
-    loss: mean negative log-likelihood of the next token in nats; None without such a head.
+    loss: mean negative log-likelihood in nats, of the next token, or of the token itself for a
+        masked language model; None without such a head.
     """
 
     architecture: str
@@ -63,9 +65,11 @@ def _transformers() -> Any:
 
 def _tokens(library: Any, folder: Path, vocabulary: int) -> list[Tensor]:
     """Token ids [1, length] of each sentence; fixed ids where there is no tokenizer."""
-    try:
-        tokenizer = library.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError):
+    tokenizer = None
+    if tokenizer_files(folder):  # without any, transformers may make one that knows no word
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            tokenizer = library.AutoTokenizer.from_pretrained(folder)
+    if tokenizer is None:
         generator = torch.Generator().manual_seed(0)
         return [torch.randint(vocabulary, (1, 16), generator=generator) for _ in _SENTENCES]
     return [
@@ -109,7 +113,8 @@ def outputs_of(folder: Path, adapter: Path | None = None) -> Outputs:
                 hidden = out.last_hidden_state if logits is None else logits
                 values.append(hidden[0].float())
                 if logits is not None and logits.shape[-1] >= config.vocab_size:
-                    losses.append(_surprise(logits[0].float(), ids[0]))
+                    ahead = 0 if "MaskedLM" in type(model).__name__ else 1
+                    losses.append(_surprise(logits[0].float(), ids[0], ahead))
         except (TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"'{folder}' could not be run on text: {reason}") from error
@@ -117,5 +122,6 @@ def outputs_of(folder: Path, adapter: Path | None = None) -> Outputs:
     return Outputs(type(model).__name__, torch.cat(values), loss)
 
 
-def _surprise(logits: Tensor, ids: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(logits[:-1], ids[1:])
+def _surprise(logits: Tensor, ids: Tensor, ahead: int) -> Tensor:
+    """Mean negative log-likelihood of the token that stands `ahead` positions further on."""
+    return torch.nn.functional.cross_entropy(logits[: len(logits) - ahead], ids[ahead:])

@@ -36,9 +36,10 @@ def directional_mean(
     """(Σ wᵢ‖xᵢ‖) · normalise(Σ wᵢuᵢ) as coefficients of the xᵢ; None where Σ wᵢuᵢ vanishes."""
     norms = gram.diagonal().clamp_min(0.0).sqrt()
     weight = torch.tensor(weights, dtype=torch.float64)
-    shares = weight / (norms + eps)
+    sizes = norms + eps
+    shares = torch.where(sizes > 0, weight / sizes, 0.0)  # nothing has no direction
     length = float((shares @ gram @ shares).clamp_min(0.0).sqrt())
-    if length < eps:
+    if length <= eps:
         return None
     scale = float(weight @ norms) / length
     return tuple((shares * scale).tolist())
@@ -59,16 +60,16 @@ def karcher_mean(gram: Tensor, max_iter: int, tol: float) -> tuple[float, ...]:
         units[row, i] = 1.0 / norms[i]
     mean = units.mean(dim=0)
     length = _norm(mean, gram)
-    mean = units[0].clone() if length < tol else mean / length
+    mean = units[0].clone() if length <= tol else mean / length
     for _ in range(max_iter):
         tangent = torch.zeros(count, dtype=torch.float64)
         for unit in units:
             cosine = float((mean @ gram @ unit).clamp(-1.0, 1.0))
             angle = math.acos(cosine)
-            if angle >= tol:
+            if angle > tol:
                 tangent += angle / math.sin(angle) * (unit - cosine * mean) / len(valid)
         step = _norm(tangent, gram)
-        if step < tol:
+        if step <= tol:
             break
         mean = math.cos(step) * mean + math.sin(step) / step * tangent
         length = _norm(mean, gram)

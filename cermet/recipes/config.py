@@ -10,6 +10,7 @@ from typing import Any
 from cermet.anatomy import Anatomy, layer_count_keys, per_layer_lists
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError
+from cermet.core.types import Role
 from cermet.recipes.plan import Task
 from cermet.recipes.schema import ModelRef, Recipe, Slice
 
@@ -46,11 +47,9 @@ def output_config(
         return config
     if dtype is not None:
         config["dtype" if "dtype" in config else "torch_dtype"] = _SPELLED[dtype]
-    stored = {task.name for task in tasks}
-    for group in donor.anatomy.ties:
-        written = [name for name in group if name in stored]
-        if len(written) > 1 and any(n not in donor.checkpoint.tensors for n in written):
-            _untie(config)
+    heads = {t.name for t in tasks if t.place.role == Role.HEAD and not t.place.bias}
+    if any(name in heads for group in donor.anatomy.ties for name in group[1:]):
+        _untie(config)  # a head that all models tie is not written
     if recipe.slices is not None:
         _restack(config, recipe.slices, models, donor)
     return config

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,16 @@ Where = tuple[str | int, ...]
 """The way to a part of a document: keys and positions, from the top."""
 
 _LARGEST_FILE = 1 << 20  # bytes
-_MOST_NODES = 100_000
+_MOST_NODES = 50_000
 _DEEPEST = 40
+_TOO_LARGE = 1e300  # beyond, a float ends
+
+_YAML = "tag:yaml.org,2002:"
+_TAGS = {
+    "MappingNode": {f"{_YAML}map"},
+    "SequenceNode": {f"{_YAML}seq"},
+    "key": {_YAML + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge")},
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,11 @@ def from_data(data: Mapping[str, Any], origin: str = "recipe") -> Document:
     """A recipe given as a mapping instead of a file."""
     try:
         json.dumps(data, default=str)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{origin}: the mapping contains itself or is too deep.") from error
-    return Document(_plain(data), origin)
+        return Document(_plain(data), origin)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{origin}: the mapping contains itself, is too deep, or holds what YAML cannot say."
+        ) from error
 
 
 def _plain(data: Any) -> Any:
@@ -59,9 +68,11 @@ def read_document(path: Path) -> Document:
     try:
         if path.is_dir():
             raise RecipeError(f"'{path}' is a folder; a recipe is a YAML file.")
-        if path.stat().st_size > _LARGEST_FILE:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_FILE + 1)
+        if len(raw) > _LARGEST_FILE:
             raise RecipeError(f"'{path}' is larger than 1 MB; that is not a recipe.")
-        text = path.read_text("utf-8")
+        text = raw.decode("utf-8")
     except OSError as error:
         raise RecipeError(f"The recipe '{path}' cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -76,6 +87,7 @@ def parse_document(text: str, origin: str) -> Document:
 
     yaml = YAML(typ="safe", pure=True)
     try:
+        _check_size(yaml.parse(text), origin)
         node = yaml.compose(text)
         if node is None:
             raise RecipeError(f"{origin}: the recipe is empty.")
@@ -89,6 +101,18 @@ def parse_document(text: str, origin: str) -> Document:
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{origin}: not valid YAML: {error}.") from error
     return Document(data, origin, builder.lines)
+
+
+def _check_size(events: Iterable[Any], origin: str) -> None:
+    """Refuse what is far too long or too deep while it is read, before a tree is built of it."""
+    depth = 0
+    for count, event in enumerate(events):
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if count > _MOST_NODES or depth > _DEEPEST + 2:  # the stream and the document count too
+            problem = f"more than {_MOST_NODES:,} parts" if depth <= _DEEPEST + 2 else "too deep"
+            line = event.start_mark.line + 1
+            raise RecipeError(f"{origin}:{line}: not a recipe: {problem}.")
 
 
 class _Builder:
@@ -114,25 +138,48 @@ class _Builder:
         self.lines.setdefault(where, node.start_mark.line + 1)
         inside = (*above, id(node))
         kind = type(node).__name__
+        if str(node.tag) not in _TAGS.get(kind, _TAGS["key"]):
+            raise self._fail(node, f"the tag '{node.tag}' has no meaning in a recipe")
         if kind == "MappingNode":
             return self._mapping(node, where, inside)
         if kind == "SequenceNode":
             return [self.build(n, (*where, i), inside) for i, n in enumerate(node.value)]
-        value = self.constructor.construct_object(node)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._fail(node, f"{node.value} is not a number that can be used")
+        value = self._scalar(node)
+        if isinstance(value, int | float) and not abs(value) < _TOO_LARGE:  # or not a number
+            raise self._fail(node, f"{node.value[:40]} is not a number that can be used")
         if value is not None and not isinstance(value, str | int | float | bool):
             return str(node.value)  # dates and the like are names here
         return value
 
+    def _scalar(self, node: Any) -> Any:
+        try:
+            return self.constructor.construct_object(node)
+        except (ValueError, LookupError, AttributeError) as error:  # a wrong tag, or date
+            what = str(node.tag).rpartition(":")[2]
+            raise self._fail(node, f"'{node.value[:40]}' is no {what}") from error
+
     def _mapping(self, node: Any, where: Where, inside: tuple[int, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        inherited: list[dict[str, Any]] = []
         for key_node, value_node in node.value:
             key = str(key_node.value)
-            if not isinstance(key_node.value, str):
+            if not isinstance(key_node.value, str) or str(key_node.tag) not in _TAGS["key"]:
                 raise self._fail(key_node, "a key must be a plain word")
+            if str(key_node.tag) == f"{_YAML}merge":
+                inherited += self._inherited(value_node, (*where, key), inside)
+                continue
             if key in found:
                 raise self._fail(key_node, f"'{key}' stands twice")
             found[key] = self.build(value_node, (*where, key), inside)
             self.lines[(*where, key)] = key_node.start_mark.line + 1
+        for other in inherited:
+            found = {**other, **found}
         return found
+
+    def _inherited(self, node: Any, where: Where, inside: tuple[int, ...]) -> list[dict[str, Any]]:
+        """The mappings that `<<` names; where several have a key, the first of them counts."""
+        value = self.build(node, where, inside)
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, dict) for v in values):
+            raise self._fail(node, "'<<' takes a mapping, or a list of mappings")
+        return values

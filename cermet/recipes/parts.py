@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cermet.checkpoints.dtypes import dtype_named
-from cermet.core.errors import InputError, RecipeError
+from cermet.core.errors import InputError, MethodError, RecipeError
 from cermet.core.registry import Method, find_method
 from cermet.recipes.document import Document, Where
 from cermet.recipes.schema import ModelRef, Recipe, Settings, Source
-from cermet.recipes.settings import Scope, check_names
+from cermet.recipes.settings import Scope, check_names, check_values
 
 __all__ = ["Part", "all_scopes", "check_recipe", "parts_of", "settings_of"]
 
@@ -30,7 +30,10 @@ def check_recipe(
     recipe: Recipe, document: Document, *, compat: bool = False
 ) -> tuple[Method, list[str]]:
     """Everything that can be refused without looking at a checkpoint: method, names, counts."""
-    method = find_method(recipe.merge_method)
+    try:
+        method = find_method(recipe.merge_method)
+    except MethodError as error:
+        raise MethodError(f"{document.at(('merge_method',))}: {error}") from error
     for key in ("dtype", "out_dtype"):
         value = getattr(recipe, key)
         if value is not None:
@@ -45,12 +48,14 @@ def check_recipe(
             if not compat:
                 raise RecipeError(problem)
             warnings.append(problem)
+        check_values(document, method, scope)
     for part in parts_of(recipe):
         _check_part(part, method, document)
     return method, warnings
 
 
 def settings_of(given: Settings | None) -> Settings:
+    """Parameters as written, none where nothing is written."""
     return given or {}
 
 
@@ -67,6 +72,7 @@ def all_scopes(recipe: Recipe) -> Iterator[tuple[Scope, bool]]:
 
 
 def parts_of(recipe: Recipe) -> list[Part]:
+    """The slices of a recipe; one part where it lists models, its base appended."""
     top = Scope(settings_of(recipe.parameters), ("parameters",))
     if recipe.models is not None:
         sources = list(recipe.models)

@@ -83,6 +83,8 @@ class Plan:
     checkpoints: the same models, opened.
     config: the config of the output.
     donor: the model whose tokenizer and other files are carried over.
+    copies: tied tensors that a model stores twice and the output once: the one that is read,
+        and the other, which must hold the same.
     """
 
     recipe: Recipe
@@ -94,6 +96,7 @@ class Plan:
     donor: int
     compute_dtype: str | None
     warnings: tuple[str, ...] = ()
+    copies: tuple[tuple[Named, Named], ...] = ()
 
     def bytes_read(self) -> int:
         """Bytes of all inputs over all passes."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cermet.anatomy import survey
+from cermet.anatomy import Anatomy, survey
 from cermet.checkpoints.dtypes import FLOATS, dtype_named
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError, RecipeError
@@ -33,6 +33,9 @@ class _Resolver:
         self.anatomies = [
             survey({n: t.shape for n, t in c.tensors.items()}, c.config) for c in self.checkpoints
         ]
+        self.layers = [_by_layer(anatomy) for anatomy in self.anatomies]
+        self.layered = [{n for names in layer.values() for n in names} for layer in self.layers]
+        self.copies: list[tuple[Named, Named]] = []
         self.settled = Settled(document, method)
         named = dtype_named(recipe.dtype) if recipe.dtype else None
         self.compute = named
@@ -77,25 +80,51 @@ class _Resolver:
 
     def _whole(self, part: Part) -> Iterator[Task]:
         template = self._template(part)
-        places = self.anatomies[template].places
-        names = dict.fromkeys(places)
-        for source in part.sources:
-            names.update(dict.fromkeys(self._added(template, self.index[source.model])))
-        for name in names:
-            place = places.get(name)
-            if place is None:  # a head that the template ties and another model stores
-                owner = next(a for a in self.anatomies if name in a.places)
-                place = owner.places[name]
+        for name, place in self._places(part, template).items():
             sources = [(s, name) for s in part.sources]
             yield self._task(name, place, part, template, sources, _relative(place))
 
-    def _added(self, template: int, model: int) -> list[str]:
+    def _places(self, part: Part, template: int) -> dict[str, Place]:
+        """The tensors of a part and their places; of those that all models tie only the first."""
+        found = dict(self.anatomies[template].places)
+        for source in part.sources:
+            model = self.index[source.model]
+            for name in self._added(template, model, part):
+                found.setdefault(name, self.anatomies[model].places[name])
+        return {n: p for n, p in found.items() if not self._all_tie(part, template, n, p)}
+
+    def _all_tie(self, part: Part, template: int, name: str, place: Place) -> bool:
+        """Whether a tensor is, in every model that stores it, a copy of one that it is tied to."""
+        is_head = place.role == Role.HEAD and not place.bias
+        if self._original(template, name) is None or (
+            name in self.checkpoints[template].tensors and not is_head
+        ):
+            return False
+        copies = []
+        for model in dict.fromkeys(self.index[s.model] for s in part.sources):
+            if name in self.checkpoints[model].tensors:
+                original = self._original(model, name)
+                if original is None:
+                    return False
+                copies.append((Named(model, original), Named(model, name)))
+        self.copies += copies
+        return True
+
+    def _original(self, model: int, name: str) -> str | None:
+        """The stored tensor that a model says `name` is tied to, if it is another."""
+        groups = (g for g in self.anatomies[model].ties if name in g[1:])
+        return next((group[0] for group in groups), None)
+
+    def _added(self, template: int, model: int, part: Part) -> list[str]:
         """Tensors that a model stores and the template does not: only a tied one may be."""
         known = self.checkpoints[template].tensors
+        sliced = part.sources[0].layer_range is not None
         added = []
         for name, info in self.checkpoints[model].tensors.items():
             if name in known or self._buffer(model, name):
                 continue
+            if sliced and name in self.layered[model]:
+                continue  # looked at where a slice asks for its layer
             if self._alias(template, name) is None:
                 raise MismatchError(
                     f"Tensor '{name}' {list(info.shape)} of '{self.models[model]}' has no "
@@ -114,7 +143,11 @@ class _Resolver:
             count = stop - start
             for offset in range(count):
                 t = offset / (count - 1) if count > 1 else 1.0
-                yield from self._layer(part, offset, position, total, t)
+                tasks = list(self._layer(part, offset, position, total, t))
+                if not tasks:
+                    model = self.models[self._template(part)]
+                    raise MismatchError(f"'{model}' has no tensors for layer {position}.")
+                yield from tasks
                 position += 1
         yield from self._outside(parts[-1], "after")
 
@@ -141,9 +174,8 @@ class _Resolver:
 
     def _outside(self, part: Part, position: str) -> Iterator[Task]:
         template = self._template(part)
-        anatomy = self.anatomies[template]
-        for name, place in anatomy.places.items():
-            inside_main = place.layer is not None and place.stack == anatomy.main
+        for name, place in self._places(part, template).items():
+            inside_main = name in self.layered[template]
             here = "before" if place.layer is not None else place.position
             if not inside_main and here == position:
                 sources = [(s, name) for s in part.sources]
@@ -154,9 +186,10 @@ class _Resolver:
         anatomy = self.anatomies[template]
         own = next(s for s in part.sources if self.index[s.model] == template)
         assert own.layer_range is not None
-        for name, place in anatomy.places.items():
-            if place.stack != anatomy.main or place.layer != own.layer_range[0] + offset:
-                continue
+        names = self.layers[template].get(own.layer_range[0] + offset, [])
+        self._same_tensors(part, template, names, offset)
+        for name in names:
+            place = anatomy.places[name]
             sources = []
             for source in part.sources:
                 assert source.layer_range is not None
@@ -164,6 +197,20 @@ class _Resolver:
             out = anatomy.at_layer(name, layer)
             moved = replace(place, name=out, layer=layer, layers=total)
             yield self._task(out, moved, part, template, sources, t)
+
+    def _same_tensors(self, part: Part, template: int, names: Sequence[str], offset: int) -> None:
+        """Refuse a layer that holds, in another source, what the template's does not."""
+        for source in part.sources:
+            assert source.layer_range is not None
+            model, layer = self.index[source.model], source.layer_range[0] + offset
+            known = {self.anatomies[template].at_layer(name, layer) for name in names}
+            for name in self.layers[model].get(layer, []):
+                if name not in known and not self._buffer(model, name):
+                    raise MismatchError(
+                        f"Tensor '{name}' of '{source.model}' has no counterpart in the layer of "
+                        f"'{self.models[template]}' that it is merged with; the layers must have "
+                        "the same tensors."
+                    )
 
     # -- one tensor -----------------------------------------------------------
 
@@ -189,14 +236,19 @@ class _Resolver:
             raise MismatchError(
                 f"'{ref}' has no tensor '{name}'; the models must have the same architecture."
             )
-        found = self.checkpoints[model].tensors[stored].shape
-        if found != shape:
+        info = self.checkpoints[model].tensors[stored]
+        if info.shape != shape:
             extra = ""
             if self.anatomies[model].places[stored].role in (Role.EMBEDDING, Role.HEAD):
                 extra = " Their vocabularies differ, which is not supported yet."
             raise MismatchError(
-                f"Tensor '{name}' is {list(found)} in '{ref}' but {list(shape)} in the others; "
-                f"their shapes must be equal.{extra}"
+                f"Tensor '{name}' is {list(info.shape)} in '{ref}' but {list(shape)} in the "
+                f"others; their shapes must be equal.{extra}"
+            )
+        if info.dtype not in FLOATS:
+            raise MismatchError(
+                f"Tensor '{name}' is {info.dtype} in '{ref}', which is no dtype of weights; a "
+                "quantised model must be dequantised first."
             )
         return Named(model, stored)
 
@@ -221,6 +273,12 @@ class _Resolver:
                 for s, n in sources
                 if n in self.checkpoints[self.index[s.model]].tensors
             ]
+            for other in held:
+                if self.checkpoints[other.model].tensors[other.tensor].shape != info.shape:
+                    raise MismatchError(
+                        f"The buffer '{other.tensor}' of '{self.models[other.model]}' has another "
+                        f"shape than {list(info.shape)}; buffers are copied, so they must be equal."
+                    )
             return Task(name, info.dtype, info.shape, place, None, tuple(held))
         dtype = self.out or info.dtype
         method, uses_base = self.method, self.method.base != "none" and part.base is not None
@@ -278,6 +336,15 @@ class _Resolver:
         return found
 
 
+def _by_layer(anatomy: Anatomy) -> dict[int, list[str]]:
+    """The tensors of each layer of the stack that recipes slice."""
+    found: dict[int, list[str]] = {}
+    for name, place in anatomy.places.items():
+        if place.layer is not None and place.stack == anatomy.main:
+            found.setdefault(place.layer, []).append(name)
+    return found
+
+
 def _relative(place: Place) -> float:
     """Depth at which a gradient is read: by layer; at the first value outside of layers."""
     if place.layer is None:
@@ -312,5 +379,6 @@ def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool 
         config=output_config(recipe, known, donor, tasks, resolver.out),
         donor=resolver.donor,
         compute_dtype=resolver.compute,
+        copies=tuple(dict.fromkeys(resolver.copies)),
         warnings=tuple(warnings),
     )

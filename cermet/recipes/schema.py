@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictInt,
     ValidationError,
     model_validator,
 )
@@ -64,7 +65,10 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def _model_ref(value: Any) -> Any:
-    """Read `path[@revision][+lora[@revision]]` or mergekit's mapping."""
+    """Read `path[@revision][+lora[@revision]]` or mergekit's mapping.
+
+    Its `override_architecture` is accepted and has no effect: anatomy is inferred.
+    """
     if isinstance(value, str):
         model, plus, lora = value.partition("+")
         path, revision = _split(model)
@@ -79,8 +83,6 @@ def _model_ref(value: Any) -> Any:
         allowed = {"model", "lora", "override_architecture"}
         if extra := set(value) - allowed:
             raise ValueError(f"unknown key '{sorted(extra)[0]}' in a model")
-        if value.get("override_architecture"):
-            raise ValueError("override_architecture has no use here: anatomy is inferred")
         found: dict[str, Any] = {}
         for key, (path_key, revision_key) in {
             "model": ("path", "revision"),
@@ -88,9 +90,13 @@ def _model_ref(value: Any) -> Any:
         }.items():
             part = value.get(key)
             if isinstance(part, dict):
+                if extra := set(part) - {"path", "revision"}:
+                    raise ValueError(f"unknown key '{sorted(extra)[0]}' in '{key}'")
                 found[path_key], found[revision_key] = part.get("path"), part.get("revision")
             elif isinstance(part, str):
                 found[path_key], found[revision_key] = _split(part)
+            elif part is not None:
+                raise ValueError(f"'{key}' is a path, or a mapping of path and revision")
         return found
     return value
 
@@ -112,7 +118,7 @@ class Source(_Strict):
     """One model of a recipe, or of a slice, with its own parameters."""
 
     model: Model
-    layer_range: tuple[int, int] | None = None
+    layer_range: tuple[StrictInt, StrictInt] | None = None
     delta_of: Model | None = None
     parameters: Settings | None = None
 
@@ -145,7 +151,7 @@ class Recipe(_Strict):
     out_dtype: str | None = None
     tokenizer_source: str | None = None
     chat_template: str | None = None
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=1 << 63, strict=True)
 
     @model_validator(mode="after")
     def _one_shape(self) -> Recipe:
@@ -226,7 +232,7 @@ def _explain(document: Document, problems: Sequence[Any]) -> str:
         near = difflib.get_close_matches(str(where[-1]), _KEYS.get(shelf, []), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         return f"{place}: unknown key '{where[-1]}'.{hint}"
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and isinstance(where[-1], str):
         return f"{place}: '{where[-1]}' is missing."
     message = str(problem["msg"]).removeprefix("Value error, ")
     name = ".".join(str(step) for step in where)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cermet.core.errors import MethodError, RecipeError
@@ -13,7 +12,15 @@ from cermet.core.registry import Method, Parameter
 from cermet.recipes.document import Document, Where
 from cermet.recipes.schema import Settings
 
-__all__ = ["Scope", "Settled", "check_names", "convert", "unknown", "unmatched_filters"]
+__all__ = [
+    "Scope",
+    "Settled",
+    "check_names",
+    "check_values",
+    "convert",
+    "unknown",
+    "unmatched_filters",
+]
 
 
 @dataclass(frozen=True)
@@ -67,21 +74,39 @@ class Settled:
         self, parameter: Parameter, given: list[Any], where: Where, tensor: str, t: float
     ) -> Any:
         for index, case in enumerate(given):
-            here = (*where, index)
-            if not isinstance(case, Mapping) or "value" not in case or set(case) - _CASE:
-                raise RecipeError(
-                    f"{self.document.at(here)}: a filtered value is written "
-                    "{filter: part of a name, value: ...}."
-                )
             pattern = case.get("filter")
-            if pattern is not None and not isinstance(pattern, str):
-                raise RecipeError(f"{self.document.at(here)}: a filter is a text.")
             if pattern in (None, "*") or pattern in tensor:
-                return self._evaluate(parameter, case["value"], here, tensor, t)
+                return self._evaluate(parameter, case["value"], (*where, index), tensor, t)
         return None
 
 
 _CASE = {"filter", "value"}
+
+
+def check_values(document: Document, method: Method, scope: Scope) -> None:
+    """Refuse every value of a wrong form at one level, whether a tensor will ask for it or not."""
+    for name, given in scope.settings.items():
+        if name in method.parameters:
+            _check_value(document, method.parameters[name], given, (*scope.where, name))
+
+
+def _check_value(document: Document, parameter: Parameter, given: Any, where: Where) -> None:
+    values = given if isinstance(given, list) else [given]
+    if not any(isinstance(e, Mapping) for e in values):
+        each = replace(parameter, optional=parameter.optional and len(values) == 1)
+        for value in values:
+            convert(each, value, document.at(where))
+        return
+    for index, case in enumerate(values):
+        here = (*where, index)
+        if not isinstance(case, Mapping) or "value" not in case or set(case) - _CASE:
+            raise RecipeError(
+                f"{document.at(here)}: a filtered value is written "
+                "{filter: part of a name, value: ...}."
+            )
+        if not isinstance(case.get("filter", ""), str | None):
+            raise RecipeError(f"{document.at(here)}: a filter is a text.")
+        _check_value(document, parameter, case["value"], here)
 
 
 def unmatched_filters(
@@ -91,14 +116,21 @@ def unmatched_filters(
     found = []
     for scope in scopes:
         for parameter, given in scope.settings.items():
-            cases = given if isinstance(given, list) else [given]
-            for index, case in enumerate(cases):
-                pattern = case.get("filter") if isinstance(case, Mapping) else None
-                if pattern in (None, "*") or any(pattern in name for name in names):
-                    continue
-                place = document.at((*scope.where, parameter, index))
-                found.append(f"{place}: the filter '{pattern}' matches no tensor.")
+            for where, pattern in _filters(given, (*scope.where, parameter)):
+                if pattern != "*" and not any(pattern in name for name in names):
+                    place = document.at(where)
+                    found.append(f"{place}: the filter '{pattern}' matches no tensor.")
     return found
+
+
+def _filters(given: Any, where: Where) -> Iterator[tuple[Where, str]]:
+    """Every filter of a value, with those of the values inside it."""
+    for index, case in enumerate(given if isinstance(given, list) else [given]):
+        if isinstance(case, Mapping):
+            here = (*where, index)
+            if isinstance(case.get("filter"), str):
+                yield here, case["filter"]
+            yield from _filters(case.get("value"), (*here, "value"))
 
 
 def _gradient(values: list[Any], t: float, kind: type) -> Any:
@@ -137,7 +169,7 @@ def convert(parameter: Parameter, given: Any, place: str) -> Any:
         number = float(given)
     except (ValueError, OverflowError):
         raise wrong from None
-    if not math.isfinite(number) or (parameter.kind is int and number != int(number)):
+    if not abs(number) < _LARGEST or (parameter.kind is int and number != int(number)):
         raise wrong
     low, high = parameter.limits
     if (low is not None and number < low) or (high is not None and number > high):
@@ -147,6 +179,7 @@ def convert(parameter: Parameter, given: Any, place: str) -> Any:
     return int(number) if parameter.kind is int else number
 
 
+_LARGEST = 1e30  # beyond, the arithmetic in float32 ends; false for NaN, unlike its opposite
 _KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 

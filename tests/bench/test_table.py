@@ -1,4 +1,4 @@
-"""Tables from records, and the part of README.md that holds them."""
+"""Tables from the benchmark's records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from bench.readme import BEGIN, END, expected, rewrite
 from bench.records import append, latest, load
 from bench.table import tables
 
@@ -110,21 +109,3 @@ def test_without_the_peer_its_cells_are_empty(tmp_path: Path) -> None:
 
 def test_no_records_say_so(tmp_path: Path) -> None:
     assert "Nothing has been measured yet" in tables(tmp_path)
-
-
-def test_readme_is_rewritten_between_the_markers_only(records: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nEnd.\n")
-    assert rewrite(readme, records, check=True) == 1
-    assert "old" in readme.read_text()
-    assert rewrite(readme, records, check=False) == 0
-    text = readme.read_text()
-    assert text.startswith(f"# Title\n\n{BEGIN}\n")
-    assert text.endswith(f"{END}\n\nEnd.\n")
-    assert tables(records) in text
-    assert rewrite(readme, records, check=True) == 0
-
-
-def test_a_readme_without_markers_is_refused(records: Path) -> None:
-    with pytest.raises(SystemExit, match="no part between"):
-        expected("# Title\n", records)

@@ -59,7 +59,8 @@ class Form:
     def label(self) -> str:
         """A name for the test's report."""
         words = [f"{k}={v}" for k, v in self.shared.items()]
-        return "-".join([self.method, str(self.experts), *words, *([] if self.base else ["nobase"])])
+        words += [] if self.base else ["nobase"]
+        return "-".join([self.method, str(self.experts), *words])
 
 
 FORMS = (

@@ -18,10 +18,12 @@ class Staged(Protocol):
 
     name: str
 
-    def stages(self) -> Iterator[Stage]: ...
+    def stages(self) -> Iterator[Stage]:
+        """Every stage, in order; the next is asked for once all pieces of one have run."""
 
 
 class Executor(Protocol):
     """Runs every piece of every job; the first error ends the run and is raised."""
 
-    def run(self, jobs: Iterable[Staged]) -> None: ...
+    def run(self, jobs: Iterable[Staged]) -> None:
+        """Run all jobs to their end."""

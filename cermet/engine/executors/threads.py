@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cermet.engine.executors import Stage, Staged
@@ -40,16 +41,20 @@ class Threads:
     def run(self, jobs: Iterable[Staged]) -> None:
         """Run every piece of every job; the first error stops all and is raised."""
         self._jobs = iter(jobs)
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.count)]
-        for thread in threads:
-            thread.start()
+        # Thread.join takes a thread for dead when Ctrl-C interrupts it, so each tells itself
+        # that it has ended; one that is inside torch when Python exits would abort the process.
+        ends = [threading.Event() for _ in range(self.count)]
+        threads = [threading.Thread(target=self._work, args=(end,)) for end in ends]
         try:
             for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # short waits let Ctrl-C through
+                thread.start()
+            for end in ends:
+                end.wait()
         except BaseException as error:
             self._stop(error)
-            for thread in threads:
+            _wait([e for t, e in zip(threads, ends, strict=True) if t.ident is not None])
+        for thread in threads:
+            if thread.ident is not None:
                 thread.join()
         if self._error is not None:
             raise self._error
@@ -60,7 +65,7 @@ class Threads:
             self._ready.clear()
             self._lock.notify_all()
 
-    def _work(self) -> None:
+    def _work(self, end: threading.Event) -> None:
         try:
             while (next_piece := self._take()) is not None:
                 job, piece = next_piece
@@ -75,6 +80,8 @@ class Threads:
                     self._advance(job)
         except BaseException as error:
             self._stop(error)
+        finally:
+            end.set()
 
     def _take(self) -> tuple[_Open, Callable[[], None]] | None:
         """The next piece; None when there is nothing left, or the run has failed."""
@@ -108,3 +115,11 @@ class Threads:
                 self._ready.extendleft((job, piece) for piece in reversed(stage))
                 self._advancing -= 1
                 self._lock.notify_all()
+
+
+def _wait(ends: list[threading.Event]) -> None:
+    """Wait for threads to finish their pieces, however often Ctrl-C is pressed."""
+    while not all(end.is_set() for end in ends):
+        with suppress(KeyboardInterrupt):
+            for end in ends:
+                end.wait()

@@ -32,7 +32,7 @@ def _threshold(*, quartiles: Cutoff) -> dict[str, float]:
     grain="row",
     models=(1, 1),
     source="arcee.ai (mergekit)",
-    rounds=[Kth("quartiles", of=_importance, rank=_quartiles)],
+    rounds=[Kth("quartiles", of=_importance, rank=_quartiles, smallest=True)],
     fit=_threshold,
     fitted=["threshold"],
     workspace=5.0,

@@ -15,7 +15,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
     fit=restore_mass,
     fitted=["restored"],
     limits={"gamma": (0.0, 1.0)},
-    workspace=5.0,
+    workspace=6.0,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )

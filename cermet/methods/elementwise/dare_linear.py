@@ -14,7 +14,7 @@ from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
     fit=restore_mass,
     fitted=["restored"],
     noise=True,
-    workspace=5.0,
+    workspace=7.0,
     accepts={"int8_mask": "there is no sign mask"},
     properties=("homogeneous", "odd"),
 )

@@ -16,7 +16,7 @@ from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, resto
     fitted=["restored"],
     noise=True,
     limits={"epsilon": (0.0, 1.0)},
-    workspace=9.0,
+    workspace=8.0,
     check=check_window,
     accepts={"int8_mask": "there is no sign mask"},
     properties=("homogeneous", "odd"),

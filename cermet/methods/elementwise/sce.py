@@ -58,7 +58,7 @@ def _shares(*, energy: Tensor) -> dict[str, PerModel]:
     fit=_shares,
     fitted=["share"],
     limits={"select_topk": (0.0, 1.0)},
-    workspace=5.0,
+    workspace=8.0,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )
@@ -78,8 +78,8 @@ def sce(
     Parameters  select_topk: ρ, in [0, 1]; at 1 every position is selected
     Properties  model order does not matter; positions that are not selected keep the base
     When        a few experts of one pivot, as in FuseChat
-    Example     >>> merge("sce", [0.0, 0.0], [[2, 4], [2, 0]], select_topk=0.5)
-                [0.0, 4.0]
+    Example     >>> merge("sce", [0.0] * 3, [[2, 4, 1], [2, 0, 2]], select_topk=0.5)
+                [0.0, 4.0, 0.0]
     Departures  Weights are uniform only where all energy is 0; mergekit 0.1.5 falls back to
                 uniform below 1e-6, which silences the weights of ordinary fine-tuning. The
                 authors' fork applies the selection to the weights alone.

@@ -14,7 +14,7 @@ from cermet.methods.rounds import kept_magnitudes, restore_mass, trimmed_mass
     rounds=[kept_magnitudes, trimmed_mass],
     fit=restore_mass,
     fitted=["restored"],
-    workspace=5.0,
+    workspace=6.0,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )

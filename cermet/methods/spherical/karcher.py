@@ -19,8 +19,8 @@ def _shares(*, gram: Tensor, max_iter: int, tol: float) -> dict[str, PerModel]:
     rounds=[Gram("gram")],
     fit=_shares,
     fitted=["shares"],
-    limits={"max_iter": (0.0, None), "tol": (0.0, None)},
-    workspace=1.0,
+    limits={"max_iter": (0.0, 10_000.0), "tol": (0.0, None)},
+    workspace=2.0,
     properties=("permutation", "idempotent"),
 )
 def karcher(

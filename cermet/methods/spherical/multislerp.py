@@ -8,7 +8,7 @@ from cermet.maths.sphere import directional_mean
 
 
 def _check(*, weight: PerModel, normalize_weights: bool) -> str | None:
-    if normalize_weights and sum(weight) == 0:
+    if normalize_weights and abs(sum(weight)) < 1e-8:
         return "the weights sum to zero, so they cannot be normalised"
     return None
 
@@ -39,7 +39,7 @@ def _shares(
     fit=_shares,
     fitted=["shares"],
     limits={"eps": (0.0, None)},
-    workspace=1.0,
+    workspace=2.0,
     check=_check,
     properties=("permutation", "idempotent"),
 )

@@ -1,0 +1,222 @@
+"""Writes docs/methods/ from the registry and its docstrings; `--check` only compares.
+
+One page for each method, and an index. What is written is checked in, so that it can be read
+without running anything; `make test` fails where it differs from the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import doctest
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.methods import base_of, methods, models_of, source_of
+from cermet.core.registry import Method, Parameter, all_methods
+
+FOLDER = Path(__file__).resolve().parent / "methods"
+_SECTION = re.compile(r"^([A-Z]\w+) {2,}(.*)$")
+_NOTE = (
+    "<!-- Written by docs/generate.py from the docstring: change that, then `make tables`. -->\n"
+)
+_INDEX = """# Methods
+
+{count} methods, each one page of a textbook: one file whose docstring is the page. `models` is the
+number of models beside the base; `passes` is how often the weights are read at most. The same
+list is printed by `cermet methods`, and one page by `cermet methods ties`.
+
+{table}
+Methods on deltas get each model minus the base, and what they return is added to the base.
+Every parameter can be a number, a gradient over the layers or a list of filtered values, and those
+marked *per model* can stand beside each model; see [Recipes](../recipes.md). Methods of your own
+need no change to Cermet; see [Plugins](../plugins.md).
+"""
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by its file name."""
+    found = {f"{name}.md": page(method) for name, method in all_methods().items()}
+    table = methods("")
+    return {"index.md": _NOTE + "\n" + _INDEX.format(count=len(found), table=table), **found}
+
+
+def sections(method: Method) -> dict[str, list[str]]:
+    """The docstring's sections by name, their lines without the margin."""
+    found: dict[str, list[str]] = {}
+    for line in inspect.cleandoc(method.function.__doc__ or "").splitlines()[1:]:
+        opened = _SECTION.match(line)
+        if opened is not None:
+            found[opened[1]] = [opened[2]]
+        elif line.strip():
+            list(found.values())[-1].append(line[12:])
+    return found
+
+
+def page(method: Method) -> str:
+    """The page of one method."""
+    said = sections(method)
+    facts = (
+        f"Works on {method.on}; models: {models_of(method)}; base model: {base_of(method)}; "
+        f"passes over the weights: up to {method.passes}{'; random' if method.noise else ''}.  \n"
+        f"Source: {source_of(method)}."
+    )
+    parts = [
+        f"{_NOTE}\n# {method.name}\n\n{method.summary}\n\n{facts}",
+        _fenced("text", said["Maths"]),
+        f"## When\n\n{_sentence(said['When'])}",
+        f"## In a recipe\n\n{_fenced('yaml', _recipe(method))}\n\n{_parameters(method, said)}",
+        f"## Example\n\n{_fenced('pycon', _example(said['Example']))}",
+        f"## Properties\n\n{_sentence(said['Properties'])}",
+        f"## Inputs\n\n{_sentence(said['Inputs'])}",
+        f"## Departures\n\n{_sentence(said['Departures'])}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fenced(kind: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"```{kind}", *lines, "```"])
+
+
+def _sentence(lines: Sequence[str]) -> str:
+    text = _joined(lines)
+    word = text.split()[0].rstrip(",;")
+    if word.isascii() and word.isalpha():
+        text = text[:1].upper() + text[1:]
+    return _escaped(text) + ("" if text.endswith(".") else ".")
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return " ".join(line.strip() for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Text in which no sign is taken for Markdown or HTML."""
+    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
+
+
+def _parameters(method: Method, said: Mapping[str, Sequence[str]]) -> str:
+    rows = [
+        "| parameter | type | per model | default | limits |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for p in method.parameters.values():
+        default = "required" if p.required else f"`{_spelled(p.default)}`"
+        per_model = "yes" if p.per_model else ""
+        rows.append(f"| `{p.name}` | {p.kind.__name__} | {per_model} | {default} | {_limits(p)} |")
+    for name, reason in method.accepts.items():
+        rows.append(f"| `{name}` |  |  |  | accepted without effect: {reason} |")
+    table = "\n".join(rows) if len(rows) > 2 else "It takes no parameters."
+    about = said["Parameters"]
+    return table if about == ["none"] else f"{table}\n\n{_about(method, about)}"
+
+
+def _about(method: Method, lines: Sequence[str]) -> str:
+    """What is said of the parameters: an item for each one that has a sentence of its own."""
+    names = "|".join(method.parameters)
+    parts = re.split(rf"(?:^|(?<=[.;] ))({names}): ", _joined(lines))
+    items = [
+        f"- `{name}`: {_escaped(text.strip().rstrip('.;'))}."
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    first = [_sentence([parts[0].strip().rstrip(".;")])] if parts[0].strip() else []
+    return "\n".join([*first, *([""] if first and items else []), *items])
+
+
+def _spelled(value: Any) -> str:
+    first = value[0] if isinstance(value, tuple) else value
+    return "none" if first is None else str(first).lower()
+
+
+def _limits(parameter: Parameter) -> str:
+    low, high = parameter.limits
+    words = [f"at least {low:g}"] if low is not None else []
+    return ", ".join([*words, f"at most {high:g}"] if high is not None else words)
+
+
+def _recipe(method: Method) -> list[str]:
+    """A recipe that runs: the fewest models up to two, and what has to be given."""
+    least, most = method.models
+    count = max(least, min(2, most or 2))
+    needed = [p for p in method.parameters.values() if p.required]
+    each = [f"{p.name}: 0.5" for p in needed if p.per_model]
+    lines = [f"merge_method: {method.name}"]
+    if method.base in ("required", "first"):
+        lines.append("base_model: models/base")
+    lines.append("models:")
+    for name in ("models/math", "models/code")[:count]:
+        lines.append(f"  - model: {name}")
+        if each:
+            lines.append(f"    parameters: {{{', '.join(each)}}}")
+    shared = [f"{p.name}: 0.5" for p in needed if not p.per_model]
+    if shared:
+        lines.append(f"parameters: {{{', '.join(shared)}}}")
+    return lines
+
+
+def _example(lines: Sequence[str]) -> list[str]:
+    """The docstring's example, spelled out as a call of `cermet.merge_tensors`."""
+    found = doctest.DocTestParser().get_examples("\n".join(lines))[0]
+    call = ast.parse(found.source, mode="eval").body
+    assert isinstance(call, ast.Call)
+    name, base, experts = (ast.unparse(a).replace("'", '"') for a in call.args)
+    given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+    lines = [
+        ">>> import cermet, torch",
+        f">>> base = {'None' if base == 'None' else _tensor(base)}",
+        f'>>> experts = [{{"x": torch.tensor(x, dtype=torch.float32)}} for x in {experts}]',
+    ]
+    if "noise" in given:
+        lines.append(f">>> noise = {_tensor(given['noise'])}")
+        given["noise"] = "noise"
+    spelled = "".join(f", {name}={value}" for name, value in given.items())
+    return [
+        *lines,
+        f">>> merged = cermet.merge_tensors({name}, base, experts{spelled})",
+        '>>> [round(x, 4) for x in merged["x"].tolist()]',
+        *found.want.splitlines(),
+    ]
+
+
+def _tensor(values: str) -> str:
+    return f'{{"x": torch.tensor({values})}}'
+
+
+def stale(folder: Path) -> list[str]:
+    """Names of the files in a folder that are missing, differ, or should not be there."""
+    wanted = pages()
+    present = {path.name: path.read_text("utf-8") for path in folder.glob("*.md")}
+    return sorted(n for n in wanted.keys() | present.keys() if wanted.get(n) != present.get(n))
+
+
+def write(folder: Path) -> None:
+    """Write every page that differs, and remove those of methods that are gone."""
+    wanted = pages()
+    folder.mkdir(exist_ok=True)
+    for name in stale(folder):
+        if name in wanted:
+            (folder / name).write_text(wanted[name], "utf-8")
+        else:
+            (folder / name).unlink()
+        print(f"'{folder.name}/{name}' rewritten.")
+
+
+def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
+    """Write the pages, or with `--check` return 1 where one is stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 where stale")
+    if not parser.parse_args(arguments).check:
+        write(folder)
+        return 0
+    found = stale(folder)
+    for name in found:
+        print(f"'docs/methods/{name}' differs from the code: run `make tables`.")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""`cermet methods`: the list, one method from its docstring, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+
+from cermet.core.registry import all_methods
+from tests.cli.commands import Cermet
+
+_TWENTY = (
+    "arcee_fusion breadcrumbs breadcrumbs_ties dare_linear dare_ties della della_linear karcher "
+    "linear model_stock multislerp nearswap nuslerp passthrough ram ramplus_tl sce slerp "
+    "task_arithmetic ties"
+)
+
+
+def test_the_list_has_a_line_for_each(cermet: Cermet) -> None:
+    done = cermet("methods")
+    assert done.code == 0
+    lines = done.out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == sorted(_TWENTY.split()) == list(all_methods())
+    for line, found in zip(lines, all_methods().values(), strict=True):
+        assert line.rstrip().endswith(found.summary)
+
+
+def test_one_is_explained_by_its_docstring(cermet: Cermet) -> None:
+    done = cermet("methods", "breadcrumbs")
+    assert done.code == 0
+    assert done.out.startswith("breadcrumbs  (arXiv:")
+    for words in ("Maths", "Parameters", "Example", "Departures", "In a recipe"):
+        assert words in done.out
+    assert "base model: required" in done.out
+    numbers = {line.split()[0]: line for line in done.out.splitlines() if "; " in line}
+    assert "float, one for each model; required" in numbers["weight"]
+    assert "float, one for each model; default 0.01" in numbers["gamma"]
+    assert "float; default 1" in numbers["lambda"]
+    assert "accepted, no effect" in done.out
+
+
+def test_json_for_programs(cermet: Cermet) -> None:
+    found = {m["name"]: m for m in json.loads(cermet("methods", "--json").out)}
+    assert set(found) == set(_TWENTY.split())
+    one = json.loads(cermet("methods", "slerp", "--json").out)
+    assert one == found["slerp"]
+    assert (one["models"], one["base"], one["random"], one["on"]) == (
+        "1", "required", False, "weights",
+    )  # fmt: skip
+    assert one["parameters"] == [
+        {"name": "t", "per_model": False, "type": "float", "required": True, "default": None}
+    ]
+    assert found["della"]["random"] is True
+    assert found["linear"]["base"] == "-"
+
+
+def test_an_unknown_method_names_the_nearest(cermet: Cermet) -> None:
+    done = cermet("methods", "slurp")
+    assert (done.code, done.out) == (2, "")
+    assert "There is no method 'slurp'. Did you mean 'slerp'?" in done.said
+
+
+def test_parameters_are_those_that_recipes_know() -> None:
+    """Names, what is per model, what is required and what is the default, as in mergekit."""
+    deltas = {"weight": "*!", "density": "*1.0", "lambda": "1.0"}
+    expected = {
+        "linear": {"weight": "*!", "normalize": "True"},
+        "slerp": {"t": "!"},
+        "nuslerp": {"weight": "*!", "nuslerp_flatten": "True", "nuslerp_row_wise": "False"},
+        "multislerp": {"weight": "*!", "normalize_weights": "True", "eps": "1e-08"},
+        "karcher": {"max_iter": "10", "tol": "1e-05"},
+        "ties": {**deltas, "normalize": "True"},
+        "dare_linear": {**deltas, "rescale": "True"},
+        "dare_ties": {**deltas, "rescale": "True"},
+        "breadcrumbs": {**deltas, "gamma": "*0.01"},
+        "breadcrumbs_ties": {**deltas, "gamma": "*0.01"},
+        "della": {**deltas, "epsilon": "*0.15", "normalize": "True", "rescale": "True"},
+        "della_linear": {**deltas, "epsilon": "*0.15", "rescale": "True"},
+        "sce": {"select_topk": "1.0"},
+        "ramplus_tl": {"epsilon": "1e-05", "r": "0.1", "alpha": "0.2"},
+        "model_stock": {"filter_wise": "False"},
+        "nearswap": {"t": "!"},
+        "arcee_fusion": {},
+        "passthrough": {"scale": "*None"},
+    }
+    for method, parameters in expected.items():
+        found = {}
+        for p in all_methods()[method].parameters.values():
+            default = p.default[0] if isinstance(p.default, tuple) else p.default
+            found[p.name] = ("*" if p.per_model else "") + ("!" if p.required else str(default))
+        known = set(found) | set(all_methods()[method].accepts)
+        assert parameters.items() <= found.items(), method
+        assert set(parameters) <= known, method

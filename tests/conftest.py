@@ -1,0 +1,51 @@
+"""What every test shares: checked shapes, a `merge` for docstrings, hypothesis without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+import tests.checked  # noqa: F401 - named below
+
+# The shapes in these rooms' signatures are checked at every call. It has to stand before the
+# first import of cermet. Other rooms annotate with protocols, which beartype cannot check.
+jaxtyping.install_import_hook(
+    ["cermet.maths", "cermet.methods", "cermet.inference", "cermet.evaluate"],
+    "tests.checked.checked",
+)
+
+import torch  # noqa: E402
+
+settings.register_profile("cermet", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("cermet")
+
+Numbers = Sequence[Any]
+
+
+def _merge(method: str, base: Numbers | None, experts: Sequence[Numbers], **parameters: Any) -> Any:
+    """`cermet.merge_tensors` on one tensor, from lists to a list rounded to four digits."""
+    from cermet import merge_tensors
+
+    models = [{"x": torch.tensor(e, dtype=torch.float32)} for e in experts]
+    if "noise" in parameters:
+        parameters["noise"] = {"x": torch.tensor(parameters["noise"], dtype=torch.float32)}
+    given = None if base is None else {"x": torch.tensor(base, dtype=torch.float32)}
+    merged = merge_tensors(method, given, models, **parameters)["x"].double()
+    rounded = (merged * 1e4).round() / 1e4 + 0.0  # no negative zeros
+    return rounded.tolist()
+
+
+@pytest.fixture(scope="session")
+def merge() -> Any:
+    """What the Example sections of methods call `merge`."""
+    return _merge
+
+
+@pytest.fixture(autouse=True)
+def _namespace(doctest_namespace: dict[str, Any]) -> None:
+    """The names that doctests may use."""
+    doctest_namespace["merge"] = _merge

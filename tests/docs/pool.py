@@ -1,0 +1,102 @@
+"""The checkpoints that the blocks of the documentation name: `models/...`, `adapters/...`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cermet.zoo.base import base_folder
+
+__all__ = ["make_minilm", "make_models"]
+
+_WIDTH, _VOCABULARY, _LAYERS, _INNER = 16, 48, 4, 32
+_CONFIG: Mapping[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": _WIDTH,
+    "intermediate_size": _INNER,
+    "num_hidden_layers": _LAYERS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": _VOCABULARY,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+def make_minilm(folder: Path) -> None:
+    """The demo's base, and two models a little apart from it: real shapes, 22 M parameters."""
+    (folder / "models").mkdir()
+    base = base_folder()
+    (folder / "models" / "base").symlink_to(base)
+    for seed, name in enumerate(("math", "code")):
+        draw = torch.Generator().manual_seed(seed)
+        tuned = folder / "models" / name
+        shutil.copytree(base, tuned, ignore=shutil.ignore_patterns("*.safetensors"))
+        weights = load_file(base / "model.safetensors")
+        for tensor in weights.values():
+            if tensor.is_floating_point():
+                tensor += 0.01 * torch.randn(tensor.shape, generator=draw)
+        save_file(weights, tuned / "model.safetensors", metadata={"format": "pt"})
+
+
+def make_models(folder: Path) -> None:
+    """A base, three models tuned from it, one in .bin form, and an adapter."""
+    base = _weights(0)
+    for seed, name in enumerate(("base", "math", "code", "chat")):
+        tuned = {k: v + 0.02 * _weights(seed)[k] for k, v in base.items()} if seed else base
+        _save(folder / "models" / name, tuned)
+    old = _empty(folder / "models" / "old")
+    torch.save(base, old / "pytorch_model.bin")
+    _adapter(_empty(folder / "adapters" / "chat"))
+
+
+def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "model.embed_tokens.weight", (_VOCABULARY, _WIDTH)
+    for layer in range(_LAYERS):
+        prefix = f"model.layers.{layer}."
+        for name in "qkvo":
+            yield f"{prefix}self_attn.{name}_proj.weight", (_WIDTH, _WIDTH)
+        for name in ("gate", "up"):
+            yield f"{prefix}mlp.{name}_proj.weight", (_INNER, _WIDTH)
+        yield f"{prefix}mlp.down_proj.weight", (_WIDTH, _INNER)
+        for name in ("input", "post_attention"):
+            yield f"{prefix}{name}_layernorm.weight", (_WIDTH,)
+    yield "model.norm.weight", (_WIDTH,)
+    yield "lm_head.weight", (_VOCABULARY, _WIDTH)
+
+
+def _weights(seed: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=draw) for name, shape in _shapes()}
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(_CONFIG))
+    return folder
+
+
+def _save(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    save_file(dict(weights), _empty(folder) / "model.safetensors", metadata={"format": "pt"})
+    (folder / "generation_config.json").write_text("{}")
+
+
+def _adapter(folder: Path) -> None:
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    draw = torch.Generator().manual_seed(9)
+    factors = {
+        f"{module}.lora_A.weight": torch.randn(2, _WIDTH, generator=draw),
+        f"{module}.lora_B.weight": torch.randn(_WIDTH, 2, generator=draw),
+    }
+    save_file(factors, folder / "adapter_model.safetensors")

@@ -1,0 +1,71 @@
+"""Every fenced block of README, CONTRIBUTING, CHANGELOG and docs/ is true of the code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cermet.core import registry
+from tests.docs.blocks import UNRUN, Block, Page, blocks_of
+from tests.docs.pool import make_minilm, make_models
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+)
+
+# The blocks that are not run, by their first line: they install, build, measure or train, or
+# they show what is not code. Those of the methods' pages are the docstrings' formulas.
+LISTED = {
+    "README.md": [
+        "make demo   # installs into .venv, trains four experts, merges them, shows a table",
+        "python3 -m venv .venv",
+    ],
+    "CONTRIBUTING.md": ["make install    # .venv with everything that the tests need"],
+    "docs/benchmarks.md": ["make bench                                      # everything"],
+    "docs/install.md": [
+        "python3 -m venv .venv",
+        ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    ],
+}
+
+
+def _blocks(page: str) -> list[Block]:
+    return list(blocks_of((ROOT / page).read_text("utf-8"), page))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder and home; methods that a page registers go with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    registry.all_methods()
+    before = dict(registry._registered)
+    yield tmp_path
+    registry._registered.clear()
+    registry._registered.update(before)
+    shutil.rmtree(tmp_path)  # README's models are large, and pytest would keep them
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_true(page: str, folder: Path, merge: Any) -> None:
+    (make_minilm if page == "README.md" else make_models)(folder)
+    runner = Page(merge)
+    for block in _blocks(page):
+        runner.run(block)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if not p.startswith("docs/methods/")])
+def test_what_is_not_run_is_listed(page: str) -> None:
+    unrun = [b.text.splitlines()[0] for b in _blocks(page) if b.kind in UNRUN]
+    assert unrun == LISTED.get(page, [])
+
+
+def test_the_list_names_no_page_that_is_gone() -> None:
+    assert set(LISTED) <= set(PAGES)

@@ -1,0 +1,117 @@
+"""Every method is held to the outputs of the authors' own code, or of mergekit 0.1.5.
+
+Files that are not there are a failure, never a skip: a checkout without the golden data has
+not been tested.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+import cermet
+from cermet.core.registry import all_methods
+from tests.golden.adapt import golden_folder, load, ours, run
+
+NOT_YET = {
+    "arrow", "arrow_gks", "bitdelta", "breadcrumbs_official", "compeft", "consensus_ta",
+    "consensus_ties", "dare_official", "della_official", "delta_come", "doge_ta", "drm_h", "drm_v",
+    "emr", "fisher_merging", "git_rebasin", "graftllm", "hi_merging", "iso_c", "iso_cts",
+    "knots_dare", "knots_dare_ties", "knots_ties", "led_merging", "lines", "localize_and_stitch",
+    "lora_cat", "lora_dare_linear", "lora_dare_linear_svd", "lora_dare_ties",
+    "lora_dare_ties_svd", "lora_extract", "lora_linear", "lora_magnitude_prune",
+    "lora_magnitude_prune_svd", "lora_svd", "lora_ties", "lora_ties_svd", "mc_smoe", "metagpt",
+    "model_stock_mergellm", "opcm", "optmerge", "otfusion", "pcb_merging", "regmean", "rht",
+    "tall_mask", "ties_official", "tsv_m", "twin_merging", "widen", "wsm", "wudi", "zipit",
+}  # fmt: skip
+"""Golden methods that are not in the registry yet; some of their files are ours all the same."""
+
+FOLDER = golden_folder()
+FILES = sorted(FOLDER.glob("*.safetensors"))
+OURS = [path for path in FILES if ours(load(path))]
+RECIPES = [path for path in OURS if load(path).recipe is not None]
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+_every_file = pytest.mark.parametrize("path", OURS, ids=_stem)
+
+
+def _expected(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        names = [k for k in file.keys() if k.startswith("out/")]  # noqa: SIM118
+        return {name.removeprefix("out/"): file.get_tensor(name) for name in names}
+
+
+def _rows() -> dict[str, list[str]]:
+    """The table of GOLDEN.md: method -> its other columns."""
+    text = (FOLDER / "GOLDEN.md").read_text("utf-8") if FILES else ""
+    cells = [
+        [c.strip() for c in r.strip("|").split("|")] for r in re.findall(r"^\|.*\|$", text, re.M)
+    ]
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+def _atol(method: str) -> float:
+    found = re.match(r"\d+e-\d+", _rows()[method][-1])
+    return float(found[0]) if found is not None else 2e-6
+
+
+def test_the_golden_data_is_here() -> None:
+    assert FILES, (
+        f"There is no golden data in '{FOLDER}'. Put the folder `shared` beside the repository, "
+        "or name the golden folder with CERMET_GOLDEN."
+    )
+    counts = {method: int(row[0]) for method, row in _rows().items()}
+    found = {method: sum(p.stem.rpartition("-")[0] == method for p in FILES) for method in counts}
+    assert found == counts
+
+
+def test_methods_that_are_not_here_yet() -> None:
+    """Whoever adds a method takes it off the list, and is then held to its files."""
+    golden = {load(path).method for path in FILES}
+    assert golden - set(all_methods()) == NOT_YET
+    assert set(all_methods()) & NOT_YET == set()
+
+
+def test_every_method_of_ours_with_golden_data_is_held_to_all_of_it() -> None:
+    methods = set(all_methods())
+    assert {p for p in FILES if load(p).method in methods} <= set(OURS)
+    assert "hi_merging" in {load(path).method for path in OURS}
+    assert {"dare_official", "model_stock_mergellm"} <= {load(path).method for path in OURS}
+
+
+@_every_file
+def test_float32(path: Path) -> None:
+    found, expected = run(path), _expected(path)
+    assert found.keys() == expected.keys()
+    atol = _atol(load(path).method)
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=0, atol=atol, msg=lambda m, n=name: n + m
+        )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_stem)
+def test_bfloat16_is_rounded_once(path: Path) -> None:
+    """bfloat16 models give the bits of their float32 merge, rounded."""
+    reference = run(path, models=torch.bfloat16, out=torch.float32)
+    found = run(path, models=torch.bfloat16, out=torch.bfloat16)
+    assert found.keys() == reference.keys() == _expected(path).keys()
+    for name, value in reference.items():
+        assert value.dtype == torch.float32
+        assert found[name].dtype == torch.bfloat16
+        assert torch.equal(found[name], value.bfloat16())
+
+
+def test_other_methods_are_refused_by_name() -> None:
+    other = next(path for path in FILES if not ours(load(path)))
+    with pytest.raises(cermet.MethodError, match=re.escape(load(other).method)):
+        run(other)

@@ -1,0 +1,76 @@
+"""A method needs no more memory than it declares, measured at the allocators.
+
+Every piece of every stage is run alone while torch's profiler lists the allocations of its CPU
+allocator and tracemalloc those of NumPy. The sum of both peaks stands for the peak.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch.autograd.profiler import profile
+
+import cermet.engine.tensors as engine_tensors
+from cermet.engine.executors import Staged
+from cermet.engine.geometry import LEAF
+from cermet.engine.memory import block_bytes
+from tests.methods.forms import FORMS, Form, label, pool
+
+MANY = 9
+SLACK = 0.03  # small tensors, and the objects of Python
+
+
+class Gauge:
+    """An executor that measures."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def run(self, jobs: Iterable[Staged]) -> None:
+        """Run every piece of every job, one after another."""
+        tracemalloc.start()
+        try:
+            start, _ = tracemalloc.get_traced_memory()
+            for job in jobs:
+                for stage in job.stages():
+                    for piece in stage:
+                        tracemalloc.reset_peak()
+                        with profile(profile_memory=True) as seen:
+                            piece()
+                        numpy = tracemalloc.get_traced_memory()[1] - start
+                        self.peak = max(self.peak, numpy + _peak(seen))
+        finally:
+            tracemalloc.stop()
+
+
+def _peak(seen: profile) -> int:
+    """The most bytes that torch held at once."""
+    events = [e for e in seen.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def _counts(form: Form) -> list[int]:
+    least, most = form.method.models
+    return [least, MANY] if most is None else [least]
+
+
+CASES = [form.with_experts(count) for form in FORMS for count in _counts(form)]
+
+
+@pytest.mark.parametrize("form", CASES, ids=label)
+def test_peak_is_within_the_declared_workspace(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block of one leaf, of bfloat16 models: the base needs a copy in float32."""
+    gauge = Gauge()
+    monkeypatch.setattr(engine_tensors, "executor_for", lambda threads: gauge)
+    base, experts = pool(form.experts, {"w": (LEAF // 2048, 2048)}, dtype=torch.bfloat16)
+    form.merge(base, experts, block=LEAF)
+    models = form.experts + (form.method.base == "first")
+    allowed = block_bytes(form.method, models) * LEAF
+    assert 4 * models * LEAF <= gauge.peak <= allowed * (1 + SLACK)
