@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_WIDEST = 1_000  # columns; more than the table can want
+
 
 def demo(
     dir: Annotated[
@@ -33,8 +35,10 @@ def demo(
     from rich.console import Console
 
     # The table has a width of its own: cut to a narrow terminal it could not be read.
+    shown = _table(table)
     console = Console()
-    console.print(_table(table), crop=False, no_wrap=True)
+    needed = Console(width=_WIDEST).measure(shown).maximum
+    Console(width=max(console.width, needed)).print(shown)
     for sentence in table.conclusion():
         typer.echo(sentence)
 
