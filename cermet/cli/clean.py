@@ -15,11 +15,13 @@ def clean(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what is listed.")] = False,
 ) -> None:
     """List what abandoned merges have left in a folder, and remove it if asked."""
+    from rich.filesize import decimal
+
     from cermet import api
 
     found = api.clean(folder, remove=remove)
     for path, size in found:
-        typer.echo(f"{'removed' if remove else 'left over'}: {path} ({size / 1e9:.2f} GB)")
+        typer.echo(f"{'removed' if remove else 'left over'}: {path} ({decimal(size)})")
     if not found:
         typer.echo(f"Nothing was left over in '{folder}'.")
     elif not remove:

@@ -38,6 +38,8 @@ def merge(
     ] = None,
 ) -> None:
     """Merge models into one checkpoint, as a recipe says."""
+    from rich.filesize import decimal
+
     from cermet import api
     from cermet.cli.progress import Bar
     from cermet.core.registry import load_plugin
@@ -79,7 +81,7 @@ def merge(
         raise SystemExit(130) from None
     resumed = f", {done.resumed_pieces} pieces were there already" if done.resumed_pieces else ""
     typer.echo(
-        f"{out}: {done.tensors} tensors, {done.bytes / 1e9:.2f} GB, merged in "
+        f"{out}: {done.tensors} tensors, {decimal(done.bytes)}, merged in "
         f"{done.seconds:.2f} s (and {done.sync_seconds:.2f} s until all was on the disk)"
         f"{resumed}."
     )

@@ -50,14 +50,15 @@ def plan(
 
 def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.table import Table
 
     console = Console()
     for warning in found["warnings"]:
         console.print(f"warning: {warning}", markup=False)
-    models = Table("model", "tensors", "GB", "files", box=None, pad_edge=False)
+    models = Table("model", "tensors", "size", "files", box=None, pad_edge=False)
     for m in found["models"]:
-        models.add_row(m["name"], str(m["tensors"]), f"{m['bytes'] / 1e9:.3f}", str(m["files"]))
+        models.add_row(m["name"], str(m["tensors"]), decimal(m["bytes"]), str(m["files"]))
     console.print(models)
     console.print()
     groups = Table("tensors", "layers", "method", "parameters", "passes", box=None, pad_edge=False)
@@ -71,12 +72,12 @@ def _print(found: dict[str, Any]) -> None:
         )
     console.print(groups)
     console.print()
-    free = "" if found["disk_free"] is None else f" of {found['disk_free'] / 1e9:.1f} GB free"
+    free = "" if found["disk_free"] is None else f" of {decimal(found['disk_free'])} free"
     lines = [
-        f"reads   {found['bytes_read'] / 1e9:.2f} GB in up to {found['passes']} passes",
-        f"writes  {found['bytes_written'] / 1e9:.2f} GB in {len(found['files'])} file(s){free}",
-        f"memory  {found['memory'] / 1e6:.0f} MB for blocks on {found['threads']} thread(s)"
-        f" (budget {found['memory_budget'] / 1e6:.0f} MB)",
+        f"reads   {decimal(found['bytes_read'])} in up to {found['passes']} passes",
+        f"writes  {decimal(found['bytes_written'])} in {len(found['files'])} file(s){free}",
+        f"memory  {decimal(found['memory'])} for blocks on {found['threads']} thread(s)"
+        f" (budget {decimal(found['memory_budget'])})",
         f"time    about {found['seconds']:.0f} s here, roughly",
     ]
     for line in lines:

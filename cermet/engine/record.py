@@ -185,7 +185,7 @@ tags:
 
 # A merge of {len(plan.models)} models
 
-Made by [Cermet](https://pypi.org/project/cermet/) with the method `{method.name}`
+Made by Cermet with the method `{method.name}`
 ({method.source}): {method.summary[:1].lower() + method.summary[1:]}
 {count:,} parameters in {len(plan.tasks)} tensors.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.filesize import decimal
 
 import cermet as package
 from cermet.cli.progress import Bar
@@ -21,7 +22,8 @@ def test_one_line_says_what_was_made(cermet: Cermet, tmp_path: Path) -> None:
     done = cermet("merge", recipe, tmp_path / "out")
     assert (done.code, done.err) == (0, "")
     count = len(llama())
-    assert done.out.startswith(f"{tmp_path / 'out'}: {count} tensors, 0.00 GB, merged in ")
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert done.out.startswith(f"{tmp_path / 'out'}: {count} tensors, {decimal(size)}, merged in ")
     assert len(done.out.splitlines()) == 1
     assert set(package.open(tmp_path / "out")) == set(llama())
 

@@ -47,7 +47,7 @@ _TITLE = re.compile(r'title="([^"]+)"')
 _CHANGING = (
     (re.compile(r"\d+\.\d+ s\b"), "# s"),
     (re.compile(r"about \d+ s\b"), "about # s"),
-    (re.compile(r"\d+\.\d+ GB free"), "# GB free"),
+    (re.compile(r"\d+\.\d+ [kMGT]?B free"), "# GB free"),
     (re.compile(r"\d+\.\d+ +(\d+%|-)$", re.MULTILINE), "# #"),  # loss and agreement
     (re.compile(r"\(\d+\.\d+ nats\)"), "(# nats)"),
 )

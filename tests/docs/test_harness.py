@@ -43,7 +43,7 @@ TRUE = {
     + _fenced(
         "console",
         "$ cermet merge r.yaml out\n"
-        "out: 39 tensors, 0.00 GB, merged in 999.00 s (and 0.00 s until all was on the disk).\n",
+        "out: 39 tensors, 51.6 kB, merged in 999.00 s (and 0.00 s until all was on the disk).\n",
     ),
     "json": _fenced("json", "{}\n"),
     "toml": _fenced("toml", "a = 1\n"),
