@@ -98,39 +98,55 @@ def layout(slots: Sequence[Slot], shard_size: int) -> Layout:
 
 
 class ShardWriter:
-    """The shards of a layout as files of their final size, mapped into memory.
+    """The shards of a layout as files of their final size.
 
     Space is reserved before the first byte, so a full disk is an error here and not a
     fault in the middle. With `resume`, files that exist at their final size are kept.
+    Blocks are written, not stored through a mapping: a page that is touched first through a
+    mapping costs the kernel several times what writing it does.
     """
 
     def __init__(self, folder: Path, plan: Layout, *, resume: bool = False) -> None:
         self.folder, self.plan = folder, plan
+        self._files: dict[str, int] = {}
         self._maps: dict[str, mmap.mmap] = {}
         self._where = {name: shard for shard in plan.shards for name in shard.begins}
         for shard in plan.shards:
-            self._maps[shard.file] = self._open(shard, resume)
+            self._open(shard, resume)
         if plan.index is not None:
             (folder / "model.safetensors.index.json").write_bytes(plan.index)
 
-    def _open(self, shard: Shard, resume: bool) -> mmap.mmap:
+    def _open(self, shard: Shard, resume: bool) -> None:
         path = self.folder / shard.file
         kept = resume and path.is_file() and path.stat().st_size == shard.size
         try:
-            with path.open("r+b" if kept else "w+b") as file:
-                if not kept:
-                    reserve(file.fileno(), shard.size)
-                mapped = mmap.mmap(file.fileno(), shard.size)
+            flags = os.O_RDWR | os.O_CREAT | (0 if kept else os.O_TRUNC)
+            file = self._files[shard.file] = os.open(path, flags, 0o666)
+            if not kept:
+                reserve(file, shard.size)
+            mapped = self._maps[shard.file] = mmap.mmap(file, shard.size)
         except OSError as error:
+            self.close()
             raise DiskError(
                 f"'{path}' ({shard.size / 1e9:.2f} GB) cannot be created: "
                 f"{error.strerror or error}."
             ) from error
         mapped[: len(shard.header)] = shard.header
-        return mapped
 
-    def block(self, name: str, start: int, stop: int) -> Tensor:
-        """Flat elements [start, stop) of a tensor, to be filled in place."""
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor."""
+        return TORCH[self.plan.slots[name].dtype]
+
+    def put(self, name: str, start: int, block: Tensor) -> None:
+        """Write a 1-D block of the tensor's dtype from flat element `start` on."""
+        shard, data = self._where[name], block.contiguous().view(torch.uint8).numpy().data
+        offset = shard.begins[name] + start * block.element_size()
+        while data:
+            written = os.pwrite(self._files[shard.file], data, offset)
+            data, offset = data[written:], offset + written
+
+    def view(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat elements [start, stop) of a tensor, mapped."""
         slot, shard = self.plan.slots[name], self._where[name]
         dtype = TORCH[slot.dtype]
         if stop <= start:
@@ -142,12 +158,16 @@ class ShardWriter:
 
     def sync(self) -> None:
         """Wait until everything written is on the disk."""
-        for shard in self.plan.shards:
+        for name, file in self._files.items():
             try:
-                with (self.folder / shard.file).open("rb") as file:
-                    os.fsync(file.fileno())
+                os.fsync(file)
             except OSError as error:
-                raise DiskError(f"'{self.folder / shard.file}': {error.strerror}.") from error
+                raise DiskError(f"'{self.folder / name}': {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Let go of the files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from cermet.core.errors import MismatchError
 from cermet.core.fingerprint import digest_bytes
 from cermet.engine.blocks import Input
-from cermet.engine.job import Done, Piece, Target, refuse_non_finite
+from cermet.engine.job import Done, Piece, refuse_non_finite
+from cermet.engine.target import Target
 from cermet.recipes.plan import Plan
 
 __all__ = ["CopyJob", "check_copies"]
@@ -58,8 +59,8 @@ class CopyJob:
                 )
         if self.finite and not bool(torch.isfinite(first.sum(dtype=torch.float32))):
             refuse_non_finite(self.inputs[0], first, start)
-        out = self.target.block(start, stop)
-        out.copy_(first)
+        out = first.to(self.target.dtype)
+        self.target.put(start, out)
         if self.finished is not None:
             digest = digest_bytes(_raw(out).numpy(), start * out.element_size())
             read = [digest if i.source.exact else 0 for i in self.inputs]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,21 +22,15 @@ from cermet.core.registry import Gram, Kth, Method, Sum, call, takes
 from cermet.engine.blocks import Blocks, Input
 from cermet.engine.geometry import LEAF, Geometry, geometry
 from cermet.engine.search import Search
+from cermet.engine.target import Target
 from cermet.maths.select import Cutoff
 
-__all__ = ["Done", "Job", "Piece", "Target", "refuse_non_finite"]
+__all__ = ["Done", "Job", "Piece", "refuse_non_finite"]
 
 Piece = Callable[[], None]
 
 _FAR = 1e30  # a sum of inputs from which on float32 may overflow
 _STRONG = 1e4  # a parameter from which on ordinary inputs may
-
-
-class Target(Protocol):
-    """Where the blocks of one output tensor go."""
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """A flat tensor of the output dtype to be filled: elements [start, stop)."""
 
 
 @dataclass(slots=True)
@@ -245,15 +239,16 @@ class Job:
     def _merge(self, start: int, stop: int) -> None:
         streams, done = self.streams(), self._nothing_done(start, stop)
         for begin, end in self.cut.blocks(start, stop):
-            out = self.target.block(begin, end)
-            out.copy_(self._merged(streams, begin, end).reshape(-1))
+            merged = self._merged(streams, begin, end).reshape(-1)
+            out = merged.to("cpu", self.target.dtype)
             self._sign_off(out, begin, end, done)
+            self.target.put(begin, out)
         if self.finished is not None:
             self.finished(done)
 
     def _merge_columns(self, start: int, stop: int) -> None:
         unit = self.cut.unit
-        whole = self.target.block(0, self.cut.numel).view(unit, -1)
+        whole = self.target.view(0, self.cut.numel).view(unit, -1)
         for begin, end in self.cut.blocks(start, stop):
             merged = self._merged([], begin, end)
             whole[:, begin // unit : end // unit].copy_(merged.t())
@@ -263,7 +258,7 @@ class Job:
         done = self._nothing_done(0, self.cut.numel)
         for begin in range(0, self.cut.numel, LEAF):
             end = min(begin + LEAF, self.cut.numel)
-            self._sign_off(self.target.block(begin, end), begin, end, done)
+            self._sign_off(self.target.view(begin, end), begin, end, done)
         if self.finished is not None:
             self.finished(done)
 
@@ -271,7 +266,7 @@ class Job:
         return Done(start, stop, 0, [0] * len(self.blocks.given()))
 
     def _sign_off(self, out: Tensor, begin: int, end: int, done: Done) -> None:
-        """Check what was written, and add its digest and those of what was read."""
+        """Check what is written, and add its digest and those of what was read."""
         narrow = out.dtype == torch.float16
         if (narrow or self._large) and not bool(torch.isfinite(out).all()):
             wider = "out_dtype: bfloat16 or float32, or " if narrow else ""

@@ -26,8 +26,8 @@ DEFAULT_BUDGET = 1_000_000_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << (10 * power) for power, unit in enumerate("KMGT", start=1)}
 _STATUS = Path("/proc/self/status")
-_BEST = 2 * LEAF  # elements of a block for which measured throughput is best
-_MOST = 16 * _BEST  # elements of all models together: glibc holds several blocks of each thread
+_BEST = 4 * LEAF  # elements of a block for which measured throughput is best
+_MOST = 32 * LEAF  # elements of all models together: glibc holds several blocks of each thread
 
 
 def parse_size(text: str) -> int:

@@ -27,7 +27,7 @@ from cermet.engine.executors.serial import Serial
 from cermet.engine.executors.threads import Threads
 from cermet.engine.folder import OutputFolder
 from cermet.engine.geometry import geometry
-from cermet.engine.job import Done, Job, Target
+from cermet.engine.job import Done, Job
 from cermet.engine.journal import Journal
 from cermet.engine.memory import (
     DEFAULT_BUDGET,
@@ -35,6 +35,7 @@ from cermet.engine.memory import (
     block_elements,
     keep_freed_memory,
 )
+from cermet.engine.target import ShardTarget, Target
 from cermet.recipes.plan import Named, Plan, Task
 
 __all__ = ["Finished", "Options", "job_of", "merge_plan", "plan_layout"]
@@ -175,16 +176,6 @@ def fingerprint(plan: Plan, layout: Layout, device: str) -> str:
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
-class _Slot:
-    """One tensor of a shard writer."""
-
-    def __init__(self, writer: ShardWriter, name: str) -> None:
-        self._writer, self._name = writer, name
-
-    def block(self, start: int, stop: int) -> torch.Tensor:
-        return self._writer.block(self._name, start, stop)
-
-
 def executor_for(workers: int) -> Executor:
     """One thread needs no queue."""
     return Serial() if workers == 1 else Threads(workers)
@@ -236,7 +227,7 @@ def merge_plan(
             yield job_of(
                 task,
                 plan.checkpoints,
-                _Slot(writer, task.name),
+                ShardTarget(writer, task.name),
                 options,
                 seed=plan.recipe.seed,
                 compute=plan.compute_dtype,
@@ -248,11 +239,12 @@ def merge_plan(
     torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
         executor_for(options.workers()).run(jobs())
+        merged = time.perf_counter()
+        writer.sync()
     finally:
         torch.set_num_threads(threads)
         journal.close()
-    merged = time.perf_counter()
-    writer.sync()
+        writer.close()
     return Finished(
         out=out.out,
         layout=files,

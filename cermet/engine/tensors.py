@@ -14,6 +14,7 @@ from cermet.checkpoints.reader import MemoryCheckpoint
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method
 from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.target import MemoryTarget
 from cermet.recipes.plan import Named, Task
 from cermet.recipes.settings import convert, unknown
 
@@ -73,7 +74,9 @@ def merge_tensors(
         target = torch.empty(task.shape, dtype=models[template][task.name].dtype)
         out[task.name] = target
         draws = None if noise is None else _draws(noise, task, len(experts))
-        jobs.append(job_of(task, checkpoints, _Tensor(target), options, seed=seed, noise=draws))
+        jobs.append(
+            job_of(task, checkpoints, MemoryTarget(target), options, seed=seed, noise=draws)
+        )
     torch.set_num_threads(1)
     try:
         executor_for(options.workers()).run(jobs)
@@ -95,14 +98,6 @@ def _draws(noise: Mapping[str, Tensor], task: Task, count: int) -> Tensor | None
             "for each expert and element."
         )
     return given
-
-
-class _Tensor:
-    def __init__(self, tensor: Tensor) -> None:
-        self._flat = tensor.view(-1)
-
-    def block(self, start: int, stop: int) -> Tensor:
-        return self._flat[start:stop]
 
 
 def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.fingerprint import digest_bytes, digest_hex
 from cermet.engine.record import sources_of
 from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.target import MemoryTarget
 from cermet.recipes.plan import Plan, Task
 
 __all__ = ["Findings", "check_again", "check_digests"]
@@ -82,14 +83,6 @@ def _chosen(tasks: tuple[Task, ...], record: Mapping[str, Any], seed: int) -> li
     return list({t.name: t for group in groups.values() for t in [pick.choice(group)]}.values())
 
 
-class _Memory:
-    def __init__(self, task: Task) -> None:
-        self.tensor = torch.empty(task.numel, dtype=TORCH[task.dtype])
-
-    def block(self, start: int, stop: int) -> torch.Tensor:
-        return self.tensor[start:stop]
-
-
 def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: int) -> Findings:
     """Check the sources of some tensors, make these again, and compare their digests."""
     found = Findings(problems=_changed_adapters(plan, record))
@@ -102,9 +95,9 @@ def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: i
         if changed:
             found.problems += changed
             continue
-        target = _Memory(task)
+        made = torch.empty(task.numel, dtype=TORCH[task.dtype])
         job = job_of(
-            task, plan.checkpoints, target, options,
+            task, plan.checkpoints, MemoryTarget(made), options,
             seed=plan.recipe.seed, compute=plan.compute_dtype,
         )  # fmt: skip
         threads = torch.get_num_threads()
@@ -113,7 +106,7 @@ def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: i
             executor_for(options.workers()).run([job])
         finally:
             torch.set_num_threads(threads)
-        raw = target.tensor.view(torch.uint8).numpy()
+        raw = made.view(torch.uint8).numpy()
         if digest_hex(digest_bytes(raw, 0), task.nbytes) != entry["digest"]:
             found.problems.append(f"tensor '{task.name}', made again, comes out different")
         found.remade += 1

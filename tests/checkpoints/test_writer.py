@@ -71,7 +71,7 @@ def test_what_is_written_in_blocks_is_read_back(most: int, tmp_path: Path) -> No
     for name, tensor in values.items():
         flat = tensor.reshape(-1)
         for start in range(0, len(flat), 4):
-            writer.block(name, start, min(start + 4, len(flat))).copy_(flat[start : start + 4])
+            writer.put(name, start, flat[start : start + 4])
     writer.sync()
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) == plan.size
     opened = open_checkpoint(tmp_path)
@@ -84,12 +84,12 @@ def test_what_is_written_in_blocks_is_read_back(most: int, tmp_path: Path) -> No
 
 def test_resuming_keeps_what_stands_and_replaces_what_does_not_fit(tmp_path: Path) -> None:
     plan = layout(_slots([8, 8]), 8)
-    ShardWriter(tmp_path, plan).block("t0", 0, 8).fill_(5)
+    ShardWriter(tmp_path, plan).view("t0", 0, 8).fill_(5)
     (tmp_path / plan.shards[1].file).write_bytes(b"short")
     again = ShardWriter(tmp_path, plan, resume=True)
-    assert again.block("t0", 0, 8).tolist() == [5] * 8
-    assert again.block("t1", 0, 8).tolist() == [0] * 8
-    assert ShardWriter(tmp_path, plan).block("t0", 0, 8).tolist() == [0] * 8
+    assert again.view("t0", 0, 8).tolist() == [5] * 8
+    assert again.view("t1", 0, 8).tolist() == [0] * 8
+    assert ShardWriter(tmp_path, plan).view("t0", 0, 8).tolist() == [0] * 8
 
 
 def test_a_place_that_is_not_there_is_a_disk_error(tmp_path: Path) -> None:

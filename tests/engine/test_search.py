@@ -24,15 +24,8 @@ from cermet.engine.executors.serial import Serial
 from cermet.engine.executors.threads import Threads
 from cermet.engine.geometry import LEAF
 from cermet.engine.job import Job
+from cermet.engine.target import MemoryTarget
 from cermet.maths.select import Cutoff, kept_mask
-
-
-class _Target:
-    def __init__(self, numel: int) -> None:
-        self.tensor = torch.empty(numel)
-
-    def block(self, start: int, stop: int) -> Tensor:
-        return self.tensor[start:stop]
 
 
 def _keep(weights: Tensor, *, cutoff: Cutoff) -> Tensor:
@@ -58,12 +51,12 @@ def _kept(models: list[Tensor], k: list[int], block: int, threads: int = 1) -> l
     """Which entries of each model the engine keeps."""
     checkpoint = MemoryCheckpoint("m", {str(i): m for i, m in enumerate(models)})
     inputs = [Input(checkpoint, str(i)) for i in range(len(models))]
-    target = _Target(models[0].numel())
+    made = torch.empty(models[0].numel())
     parameters: Mapping[str, Any] = {"k": tuple(k)}
     shape = (models[0].numel(),)
-    job = Job("x", shape, _method(), inputs, None, parameters, target, block=block)
+    job = Job("x", shape, _method(), inputs, None, parameters, MemoryTarget(made), block=block)
     (Serial() if threads == 1 else Threads(threads)).run([job])
-    code = target.tensor.to(torch.int64)
+    code = made.to(torch.int64)
     return [code >> i & 1 for i in range(len(models))]
 
 
