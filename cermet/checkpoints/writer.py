@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,6 +20,8 @@ from cermet.checkpoints.header import encode_header
 from cermet.core.errors import DiskError
 
 __all__ = ["Layout", "Shard", "ShardWriter", "Slot", "layout"]
+
+_HURRY = 128 << 20  # bytes after which the kernel is asked to begin with the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class ShardWriter:
         self.folder, self.plan = folder, plan
         self._files: dict[str, int] = {}
         self._maps: dict[str, mmap.mmap] = {}
+        self._unsent = 0
         self._where = {name: shard for shard in plan.shards for name in shard.begins}
         for shard in plan.shards:
             self._open(shard, resume)
@@ -144,6 +150,10 @@ class ShardWriter:
         while data:
             written = os.pwrite(self._files[shard.file], data, offset)
             data, offset = data[written:], offset + written
+        self._unsent += block.nbytes  # threads may lose a count: it only says when to hurry
+        if self._unsent >= _HURRY:
+            self._unsent = 0
+            send(self._files[shard.file])
 
     def view(self, name: str, start: int, stop: int) -> Tensor:
         """Flat elements [start, stop) of a tensor, mapped."""
@@ -168,6 +178,23 @@ class ShardWriter:
         """Let go of the files."""
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    """The C library's function (Linux only)."""
+    if sys.platform != "linux":
+        return None
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    return found
+
+
+def send(descriptor: int) -> None:
+    """Ask the kernel to begin writing to the disk what it holds of a file, without waiting."""
+    begin = _sync_file_range()
+    if begin is not None:
+        zero, write = ctypes.c_int64(0), ctypes.c_uint(2)
+        begin(ctypes.c_int(descriptor), zero, zero, write)
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -124,6 +124,7 @@ class Method:
     rounds: tuple[Round, ...]
     mask: Callable[..., Any] | None
     fit: Callable[..., Mapping[str, Any]] | None
+    coefficients: Callable[..., PerModel | None] | None
     models: tuple[int, int | None]  # number of experts: least, most
     noise: bool
     workspace: float
@@ -191,6 +192,7 @@ def method(
     rounds: Sequence[Round] = (),
     fit: Callable[..., Mapping[str, Any]] | None = None,
     fitted: Sequence[str] = (),
+    coefficients: Callable[..., PerModel | None] | None = None,
     models: tuple[int, int | None] = (1, None),
     noise: bool = False,
     workspace: float = 4.0,
@@ -212,6 +214,9 @@ def method(
     rounds: passes before the merge, in order.
     fit: reduced state and parameters -> further arguments of the merge, once per tensor.
     fitted: the names of those arguments.
+    coefficients: arguments of the merge -> cᵢ where its result is Σ cᵢxᵢ in order of the
+        models, else None. The engine then adds the models up one by one, without a block of
+        them all; the decorated function must give the same bits.
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
     workspace: bytes used beside the float32 block that is given, its base and the result, as
@@ -236,6 +241,7 @@ def method(
             mask=mask,
             rounds=tuple(rounds),
             fit=fit,
+            coefficients=coefficients,
             models=models,
             noise=noise,
             workspace=workspace,

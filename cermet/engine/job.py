@@ -18,7 +18,7 @@ from cermet.checkpoints.dtypes import NAMES
 from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Stream
-from cermet.core.registry import Gram, Kth, Method, Sum, call, takes
+from cermet.core.registry import Gram, Kth, Method, PerModel, Sum, call, takes
 from cermet.engine.blocks import Blocks, Input
 from cermet.engine.geometry import LEAF, Geometry, geometry
 from cermet.engine.search import Search
@@ -224,9 +224,13 @@ class Job:
 
     def _merged(self, streams: Sequence[Stream], begin: int, end: int) -> Tensor:
         """The result of one block, float32, in the shape that the method sees."""
+        coefficients = self._coefficients()
+        if coefficients is not None:
+            total, base = self.blocks.fold(coefficients, begin, end)
+            self._check(total, begin, end)  # NaN and infinity stay what they are in a sum
+            return total if base is None else total.add_(base)
         block, base = self.blocks.load(begin, end)
-        if not self._checked:
-            self._check(block, begin, end)
+        self._check(block, begin, end)
         merged = self._apply(self.method.function, block, streams, begin, end)
         if not isinstance(merged, Tensor) or merged.shape != block.shape[1:]:
             shape = list(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
@@ -235,6 +239,13 @@ class Job:
                 f"'{self.name}'; it must return {list(block.shape[1:])}."
             )
         return merged if base is None else merged.add_(base)
+
+    def _coefficients(self) -> PerModel | None:
+        """What the models are multiplied by, where the merge is nothing but their sum."""
+        if self.method.coefficients is None:
+            return None
+        found: PerModel | None = call(self.method.coefficients, **self.parameters, **self.state)
+        return found
 
     def _merge(self, start: int, stop: int) -> None:
         streams, done = self.streams(), self._nothing_done(start, stop)

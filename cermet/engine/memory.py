@@ -41,7 +41,11 @@ def parse_size(text: str) -> int:
 
 def block_bytes(method: Method, models: int) -> float:
     """Bytes of memory for each element of a block: the models', the base's, the result's."""
-    return 4 * (models * (1.0 + method.workspace) + 2)
+    if method.coefficients is not None and not method.rounds:
+        models, workspace = 1, 1.0  # a sum takes the models one by one
+    else:
+        workspace = method.workspace
+    return 4 * (models * (1.0 + workspace) + 2)
 
 
 def block_elements(

@@ -19,8 +19,8 @@ __all__ = [
     "changed_mean",
     "consensus",
     "elected_sign",
-    "scaled",
-    "weighted_mean",
+    "mean_coefficients",
+    "scaled_",
     "weighted_sum",
 ]
 
@@ -51,26 +51,34 @@ def elected_sign(total: Tensor) -> Tensor:
     return at_least(total, 0.0).mul_(2.0).sub_(1.0)
 
 
-def scaled(blocks: Tensor, factors: Sequence[float]) -> Tensor:
-    """Each model's block times the model's factor: [models, *block] -> the same."""
-    column = torch.tensor(factors, dtype=blocks.dtype, device=blocks.device)
-    return blocks * column.view(-1, *[1] * (blocks.ndim - 1))
+def scaled_(blocks: Tensor, factors: Sequence[float]) -> Tensor:
+    """Each model's block [models, *block] times the model's factor, in place."""
+    for block, factor in zip(blocks, factors, strict=True):
+        block.mul_(factor)
+    return blocks
 
 
-def weighted_mean(
-    deltas: Tensor, factors: Sequence[float], shares: Sequence[float], *, normalize: bool
-) -> Tensor:
-    """Σ fᵢδᵢ, divided by the sum of the shares with `normalize` (unless they cancel)."""
+def mean_coefficients(
+    factors: Sequence[float], shares: Sequence[float], *, normalize: bool, scale: float = 1.0
+) -> tuple[float, ...]:
+    """Coefficients of scale · Σ fᵢδᵢ, over the sum of the shares with `normalize`.
+
+    Shares that cancel are not divided by.
+    """
     total = sum(shares)
     divide = normalize and abs(total) >= _NO_SUM
-    return weighted_sum(deltas, [f / total for f in factors] if divide else factors)
+    return tuple(scale * (f / total if divide else f) for f in factors)
 
 
 def consensus(
     deltas: Tensor, factors: Sequence[float], shares: Sequence[float], *, normalize: bool
 ) -> Tensor:
-    """Sum (or mean, by shares) of the fᵢδᵢ that agree with the sign of their total."""
-    weighted = scaled(deltas, factors)
+    """Sum (or mean, by shares) of the fᵢδᵢ that agree with the sign of their total.
+
+    The memory of `deltas` is used for the work and holds nothing afterwards: a second block
+    of all models costs more than the arithmetic.
+    """
+    weighted = scaled_(deltas, factors)
     sign = elected_sign(weighted_sum(weighted, [1.0] * len(factors)))
     return agreeing_mean(weighted, shares, sign, normalize=normalize)
 
@@ -84,10 +92,10 @@ def agreeing_mean(
 ) -> Tensor:
     """Sum of the deltas that have the elected sign, divided by the sum of their shares.
 
-    `deltas` are weighted already; where nothing agrees, or the shares of those that agree
-    cancel, the divisor is 1. Without `normalize` it is the plain sum.
+    `deltas` are weighted already, and overwritten; where nothing agrees, or the shares of
+    those that agree cancel, the divisor is 1. Without `normalize` it is the plain sum.
     """
-    parts = (deltas * sign).clamp_min_(0.0)
+    parts = deltas.mul_(sign).clamp_min_(0.0)
     merged = weighted_sum(parts, [1.0] * len(shares))
     if normalize:
         divisor = weighted_sum(parts.sign_(), shares)

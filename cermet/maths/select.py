@@ -68,12 +68,17 @@ class Bracket:
 
 @dataclass(slots=True)
 class Tally:
-    """What one pass over one piece of a row has seen of one bracket."""
+    """What one pass over one piece of a row has seen of one bracket.
+
+    Lists count leaf by leaf, to locate ties later. The bounds are counted by themselves:
+    differences of bfloat16 weights take few values, so a bound may stand for a tenth of all.
+    """
 
     above: int
-    inside: int
-    kept: Floats
-    leaves: list[int]  # how many inside, leaf by leaf: locates ties later
+    top: list[int]  # equal to the upper bound
+    inside: list[int]  # between the bounds
+    bottom: list[int]  # equal to the lower bound
+    kept: Floats  # those between the bounds
     nonzero: int = 0
 
 
@@ -114,16 +119,26 @@ def tally(values: Tensor, at: Bracket, leaf: int, cap: int, *, nonzero: bool = F
     # NumPy's comparisons are several times faster than torch's on the CPU; on a GPU the
     # masks stay there, and only the few values inside the bracket are brought back.
     array: Any = values if values.is_cuda else values.numpy()
-    above = _count(array > at.high) if at.high < _INFINITY else 0
-    inside = array >= at.low
-    if at.high < _INFINITY:
-        inside &= array <= at.high
-    leaves = [_count(inside[s : s + leaf]) for s in range(0, len(array), leaf)]
-    kept = np.empty(0, np.float32)
-    if at.low < at.high:  # equal bounds need no values, only their number
-        kept = array[inside][:cap]
+    starts = range(0, len(array), leaf)
+
+    def leaves(mask: Any) -> list[int]:
+        return [_count(mask[s : s + leaf]) for s in starts]
+
+    none = [0] * len(starts)
+    one = at.low == at.high
+    bounded = at.high < _INFINITY
+    above = _count(array > at.high) if bounded else 0
+    top = leaves(array == at.high) if bounded and not one else none
+    bottom = leaves(array == at.low) if at.low > -_INFINITY else none
+    inside, kept = none, np.empty(0, np.float32)
+    if not one:
+        between = array > at.low
+        if bounded:
+            between &= array < at.high
+        inside = leaves(between)
+        kept = array[between][:cap]
         kept = kept.cpu().numpy() if values.is_cuda else kept
-    return Tally(above, sum(leaves), kept, leaves, _count(array != 0) if nonzero else 0)
+    return Tally(above, top, inside, bottom, kept, _count(array != 0) if nonzero else 0)
 
 
 def _count(mask: Any) -> int:
@@ -133,26 +148,38 @@ def _count(mask: Any) -> int:
 def conclude(tallies: list[Tally], at: Bracket, rank: int) -> Found | Bracket:
     """The rank-th largest value after a pass, or the bracket for the next pass."""
     above = sum(t.above for t in tallies)
-    inside = sum(t.inside for t in tallies)
+    top = [n for t in tallies for n in t.top]
+    inside = [n for t in tallies for n in t.inside]
+    bottom = [n for t in tallies for n in t.bottom]
     if above >= rank:
         floor = np.nextafter(at.high, _INFINITY)
         return Bracket(floor, at.ceiling, floor, at.ceiling)
-    if above + inside < rank:
-        ceiling = np.nextafter(at.low, -_INFINITY)
-        return Bracket(at.floor, ceiling, at.floor, ceiling)
-    if at.low == at.high:
-        return _locate(tallies, at.low, rank - above, inside)
-    kept = np.concatenate([t.kept for t in tallies])
-    if kept.size < inside:
-        return _narrow(kept, rank - above, inside, at)
     wanted = rank - above
+    if wanted <= sum(top):
+        return _locate(top, at.high, wanted)
+    wanted -= sum(top)
+    if wanted <= sum(inside):
+        return _select(np.concatenate([t.kept for t in tallies]), inside, at, wanted)
+    wanted -= sum(inside)
+    if wanted <= sum(bottom):
+        return _locate(bottom, at.low, wanted)
+    ceiling = np.nextafter(at.low, -_INFINITY)
+    return Bracket(at.floor, ceiling, at.floor, ceiling)
+
+
+def _select(kept: Floats, inside: list[int], at: Bracket, wanted: int) -> Found | Bracket:
+    """The wanted-th largest of the values between the bounds, of which `kept` may be a part."""
+    if kept.size < sum(inside):
+        return _narrow(kept, wanted, sum(inside), at)
     value = np.partition(kept, kept.size - wanted)[kept.size - wanted]
     tie = wanted - int(np.count_nonzero(kept > value))
-    ties = int(np.count_nonzero(kept == value))
-    if tie == ties:
+    places = np.flatnonzero(kept == value)
+    if tie == places.size:
         return Found(value, tie)
-    position = int(np.flatnonzero(kept == value)[tie - 1])
-    return _in_leaf(tallies, value, tie, position, kept)
+    ends = np.cumsum(inside)
+    leaf = int(np.searchsorted(ends, places[tie - 1], side="right"))
+    before = int(np.count_nonzero(places < ends[leaf] - inside[leaf]))
+    return Found(value, tie, leaf, tie - before)
 
 
 def _narrow(kept: Floats, wanted: int, inside: int, at: Bracket) -> Bracket:
@@ -166,26 +193,10 @@ def _narrow(kept: Floats, wanted: int, inside: int, at: Bracket) -> Bracket:
     return Bracket(np.float32(low), np.float32(high), at.floor, at.ceiling)
 
 
-def _locate(tallies: list[Tally], value: np.float32, tie: int, ties: int) -> Found:
+def _locate(ties: list[int], value: np.float32, tie: int) -> Found:
     """The last tie that is kept, where only the number of ties in each leaf is known."""
-    if tie == ties:
+    ends = np.cumsum(ties)
+    if tie == ends[-1]:
         return Found(value, tie)
-    seen = 0
-    for index, count in enumerate(n for t in tallies for n in t.leaves):
-        if seen + count >= tie:
-            return Found(value, tie, index, tie - seen)
-        seen += count
-    raise AssertionError("more ties wanted than counted")
-
-
-def _in_leaf(
-    tallies: list[Tally], value: np.float32, tie: int, position: int, kept: Floats
-) -> Found:
-    """The leaf of the kept value at `position`, and which of the leaf's ties it is."""
-    begin = 0
-    for index, count in enumerate(n for t in tallies for n in t.leaves):
-        if position < begin + count:
-            within = int(np.count_nonzero(kept[begin : position + 1] == value))
-            return Found(value, tie, index, within)
-        begin += count
-    raise AssertionError("a kept value outside of every leaf")
+    leaf = int(np.searchsorted(ends, tie))
+    return Found(value, tie, leaf, tie - int(ends[leaf]) + ties[leaf])

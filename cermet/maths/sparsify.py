@@ -27,28 +27,28 @@ def magnitudes(deltas: Tensor) -> Tensor:
     return deltas.abs()
 
 
-def _shrink(block: Tensor, threshold: float, end: int) -> Tensor:
+def _shrink(block: Tensor, threshold: float, end: int, out: Tensor) -> None:
     """Entries of a flat block whose magnitude passes the threshold; the others are zero."""
     if threshold == float("inf"):
-        return torch.zeros_like(block)
-    if threshold == -float("inf"):
-        return block.clone()
-    inclusive = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
-    if end >= block.numel():
-        return torch.nn.functional.hardshrink(block, inclusive)
-    if end <= 0:
-        return torch.nn.functional.hardshrink(block, threshold)
-    parts = (_shrink(block[:end], threshold, end), _shrink(block[end:], threshold, 0))
-    return torch.cat(parts)
+        out.zero_()
+    elif threshold == -float("inf"):
+        out.copy_(block)
+    else:
+        split = min(max(end, 0), block.numel())
+        inclusive = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
+        torch.ops.aten.hardshrink.out(block[:split], inclusive, out=out[:split])
+        torch.ops.aten.hardshrink.out(block[split:], threshold, out=out[split:])
 
 
-def trim(deltas: Tensor, cutoff: Cutoff, cut: int = 0) -> Tensor:
-    """Keep of each model's delta what its cutoff keeps: [models, *block] -> the same."""
-    rows = [
-        _shrink(delta.reshape(-1), cutoff.value[i][cut], cutoff.end[i][cut])
-        for i, delta in enumerate(deltas)
-    ]
-    return torch.stack(rows).reshape(deltas.shape)
+def trim(deltas: Tensor, cutoff: Cutoff, cut: int = 0, out: Tensor | None = None) -> Tensor:
+    """Keep of each model's delta what its cutoff keeps: [models, *block] -> the same.
+
+    `out`: where to write it, contiguous; new memory by default.
+    """
+    kept = torch.empty_like(deltas) if out is None else out
+    for i, (delta, row) in enumerate(zip(deltas, kept, strict=True)):
+        _shrink(delta.reshape(-1), cutoff.value[i][cut], cutoff.end[i][cut], row.view(-1))
+    return kept
 
 
 def rescale_factors(before: Tensor, after: Tensor) -> tuple[float, ...]:
@@ -59,9 +59,17 @@ def rescale_factors(before: Tensor, after: Tensor) -> tuple[float, ...]:
     )
 
 
-def trim_both(deltas: Tensor, cutoff: Cutoff) -> Tensor:
-    """Keep what the first cut of each model's cutoff keeps, without what the second keeps."""
-    return trim(deltas, cutoff, 0).sub_(trim(deltas, cutoff, 1))
+def trim_both(deltas: Tensor, cutoff: Cutoff, out: Tensor | None = None) -> Tensor:
+    """Keep what the first cut of each model's cutoff keeps, without what the second keeps.
+
+    `out`: as in `trim`.
+    """
+    kept = trim(deltas, cutoff, 0, out)
+    outliers = torch.empty_like(kept[0])
+    for i, (delta, row) in enumerate(zip(deltas, kept, strict=True)):
+        _shrink(delta.reshape(-1), cutoff.value[i][1], cutoff.end[i][1], outliers.view(-1))
+        row.sub_(outliers)
+    return kept
 
 
 def random_mask(noise: Tensor, density: Sequence[float]) -> Tensor:

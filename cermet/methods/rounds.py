@@ -52,17 +52,21 @@ band_magnitudes = Kth("cutoff", of=magnitudes, rank=_band)
 """The two cutoffs of breadcrumbs: what is kept or an outlier, and what is an outlier."""
 
 
-def _mass(
-    deltas: Float[Tensor, "models *block"], kept: Float[Tensor, "models *block"]
+def _sizes(
+    deltas: Float[Tensor, "models *block"],
 ) -> Float[Tensor, "2 models *block"]:
-    """|δ| before and after sparsifying."""
-    return torch.stack((deltas.abs(), kept.abs()))
+    """|δ|, and room behind it for what is left of |δ| after sparsifying."""
+    both = torch.empty(2, *deltas.shape, dtype=deltas.dtype, device=deltas.device)
+    torch.abs(deltas, out=both[0])
+    return both
 
 
 def _trimmed(
     deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
 ) -> Float[Tensor, "2 models *block"]:
-    return _mass(deltas, trim(deltas, cutoff))
+    both = _sizes(deltas)
+    trim(both[0], cutoff, out=both[1])
+    return both
 
 
 def _wanted(*, rescale: bool) -> bool:
@@ -76,7 +80,9 @@ trimmed_mass = Sum("mass", of=_trimmed, when=_wanted)
 def _banded(
     deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
 ) -> Float[Tensor, "2 models *block"]:
-    return _mass(deltas, trim_both(deltas, cutoff))
+    both = _sizes(deltas)
+    trim_both(both[0], cutoff, out=both[1])
+    return both
 
 
 band_mass = Sum("mass", of=_banded, when=_wanted)
@@ -107,7 +113,9 @@ def keep_by_rank(
 def _masked(
     deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "models *block"]
 ) -> Float[Tensor, "2 models *block"]:
-    return _mass(deltas, deltas * mask)
+    both = _sizes(deltas)
+    torch.mul(both[0], mask, out=both[1])
+    return both
 
 
 def _drops(*, rescale: bool, density: PerModel) -> bool:

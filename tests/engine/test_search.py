@@ -41,9 +41,9 @@ def _largest(*, k: tuple[int, ...]) -> list[list[int]]:
 def _method(name: str = "keep") -> Method:
     return Method(
         name=name, function=_keep, on="weights", base="none", grain=lambda: "element",
-        rounds=(Kth("cutoff", rank=_largest),), mask=None, fit=None, models=(1, None),
-        noise=False, workspace=1.0, source="this test", check=None, accepts={}, parameters={},
-        properties=frozenset(),
+        rounds=(Kth("cutoff", rank=_largest),), mask=None, fit=None, coefficients=None,
+        models=(1, None), noise=False, workspace=1.0, source="this test", check=None, accepts={},
+        parameters={}, properties=frozenset(),
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from cermet.maths.combine import (
     changed_mean,
     consensus,
     elected_sign,
-    scaled,
-    weighted_mean,
+    mean_coefficients,
+    scaled_,
     weighted_sum,
 )
 
@@ -63,11 +63,10 @@ def test_sums_run_in_the_order_of_the_models() -> None:
     assert weighted_sum(_column([1e8, -1e8, 1.0]), [1, 1, 1]).item() == 1.0
 
 
-def test_weighted_mean_divides_by_the_shares_unless_they_cancel() -> None:
-    values = _column([3.0, 5.0])
-    assert weighted_mean(values, [2, 4], [1, 2], normalize=True).item() == pytest.approx(26 / 3)
-    assert weighted_mean(values, [2, 4], [1, 2], normalize=False).item() == 26
-    assert weighted_mean(values, [2, 4], [1, -1], normalize=True).item() == 26
+def test_mean_coefficients_divide_by_the_shares_unless_they_cancel() -> None:
+    assert mean_coefficients([2, 4], [1, 2], normalize=True) == pytest.approx((2 / 3, 4 / 3))
+    assert mean_coefficients([2, 4], [1, 2], normalize=False, scale=0.5) == (1, 2)
+    assert mean_coefficients([2, 4], [1, -1], normalize=True) == (2, 4)
 
 
 def test_signs_and_thresholds() -> None:
@@ -77,9 +76,10 @@ def test_signs_and_thresholds() -> None:
     assert at_least(torch.tensor([math.nan]), 0.0).tolist() == [0]
 
 
-def test_scaled() -> None:
+def test_scaled_in_place() -> None:
     blocks = torch.ones(2, 3, 4)
-    found = scaled(blocks, (2.0, -1.0))
+    found = scaled_(blocks, (2.0, -1.0))
+    assert found is blocks
     assert found[0].unique().item() == 2
     assert found[1].unique().item() == -1
 

@@ -137,7 +137,35 @@ def test_nonzero_values_are_counted_on_the_way() -> None:
     values = torch.tensor([0.0, 1, 0, -0.0, 2])
     at = Bracket(np.float32(-np.inf), np.float32(np.inf))
     assert tally(values, at, 2, 10, nonzero=True).nonzero == 2
-    assert tally(values, at, 2, 10).leaves == [2, 2, 1]
+    assert tally(values, at, 2, 10).inside == [2, 2, 1]
+
+
+def test_values_at_the_bounds_are_counted_and_not_kept() -> None:
+    values = torch.tensor([3.0, 1, 2, 3, 0, 1, 5])
+    seen = tally(values, Bracket(np.float32(1), np.float32(3)), 2, 10)
+    assert (seen.above, seen.top, seen.inside) == (1, [1, 1, 0, 0], [0, 1, 0, 0])
+    assert seen.bottom == [1, 0, 1, 0]
+    assert seen.kept.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("rank", range(1, 8))
+def test_ties_at_the_bounds_are_found_in_their_leaves(rank: int) -> None:
+    """Ranks 2 and 3 are the upper bound, 4 lies between, 5 and 6 are the lower bound."""
+    values = torch.tensor([3.0, 1, 2, 3, 0, 1, 5])
+    at = Bracket(np.float32(1), np.float32(3))
+    found = conclude([tally(values[:4], at, 2, 10), tally(values[4:], at, 2, 10)], at, rank)
+    expected = {
+        2: Found(np.float32(3), 1, 0, 1),
+        3: Found(np.float32(3), 2),
+        4: Found(np.float32(2), 1),
+        5: Found(np.float32(1), 1, 0, 1),
+        6: Found(np.float32(1), 2),
+    }
+    if rank in expected:
+        assert found == expected[rank]
+    else:
+        assert isinstance(found, Bracket)  # the next look is on the right side of this one
+        assert found.low > at.high if rank == 1 else found.high < at.low
 
 
 @pytest.mark.parametrize(("value", "kept"), [(math.inf, 0), (-math.inf, 4)])

@@ -67,6 +67,21 @@ def test_twenty_methods_and_a_form_of_each() -> None:
     assert {form.method.name for form in FORMS} == set(METHODS)
 
 
+SUMS = [form for form in FORMS if form.method.coefficients is not None]
+"""Forms of methods that the engine may add up model by model."""
+
+
+@pytest.mark.parametrize("form", SUMS, ids=label)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_coefficients_give_the_bits_of_the_method(
+    form: Form, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = pool(form.experts, SHAPES, dtype=dtype)
+    by_sum = form.merge(base, experts, block=64)
+    monkeypatch.setattr(engine_job.Job, "_coefficients", lambda self: None)
+    assert same_bits(by_sum, form.merge(base, experts, block=64))
+
+
 def test_declared_properties_are_known() -> None:
     """A property that no test holds a method to is no property."""
     assert all(method.properties <= KNOWN for method in METHODS.values())

@@ -35,7 +35,7 @@ def _threshold(*, quartiles: Cutoff) -> dict[str, float]:
     rounds=[Kth("quartiles", of=_importance, rank=_quartiles, smallest=True)],
     fit=_threshold,
     fitted=["threshold"],
-    workspace=5.0,
+    workspace=3.0,
 )
 def arcee_fusion(
     weights: Float[Tensor, "2 rows columns"], *, threshold: float

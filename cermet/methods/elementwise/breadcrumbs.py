@@ -2,7 +2,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import weighted_mean
+from cermet.maths.combine import mean_coefficients, weighted_sum
 from cermet.maths.select import Cutoff
 from cermet.maths.sparsify import trim_both
 from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
@@ -15,7 +15,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
     fit=restore_mass,
     fitted=["restored"],
     limits={"gamma": (0.0, 1.0)},
-    workspace=5.0,
+    workspace=3.1,
     accepts={"int8_mask": "there is no sign mask"},
     properties=("permutation", "homogeneous", "odd"),
 )
@@ -48,4 +48,5 @@ def breadcrumbs(
                 values the first ones count as larger.
     """
     kept = trim_both(deltas, cutoff)
-    return weighted_mean(kept, restored, weight, normalize=normalize) * lambda_
+    factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
+    return weighted_sum(kept, factors)

@@ -15,7 +15,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
     fit=restore_mass,
     fitted=["restored"],
     limits={"gamma": (0.0, 1.0)},
-    workspace=6.0,
+    workspace=4.2,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )
@@ -44,4 +44,4 @@ def breadcrumbs_ties(
     Departures  as breadcrumbs
     """
     kept = trim_both(deltas, cutoff)
-    return consensus(kept, restored, weight, normalize=normalize) * lambda_
+    return consensus(kept, restored, weight, normalize=normalize).mul_(lambda_)

@@ -2,7 +2,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import weighted_mean
+from cermet.maths.combine import mean_coefficients, weighted_sum
 from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
 
 
@@ -14,7 +14,7 @@ from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
     fit=restore_mass,
     fitted=["restored"],
     noise=True,
-    workspace=7.0,
+    workspace=5.6,
     accepts={"int8_mask": "there is no sign mask"},
     properties=("homogeneous", "odd"),
 )
@@ -44,4 +44,5 @@ def dare_linear(
     Departures  cᵢ matches the L1 norm, as in mergekit; the authors divide by dᵢ. Probabilities
                 are honoured to 1 part in 65,536.
     """
-    return weighted_mean(deltas * mask, restored, weight, normalize=normalize) * lambda_
+    factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
+    return weighted_sum(deltas * mask, factors)

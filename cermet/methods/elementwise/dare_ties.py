@@ -14,7 +14,7 @@ from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
     fit=restore_mass,
     fitted=["restored"],
     noise=True,
-    workspace=8.0,
+    workspace=6.2,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("homogeneous",),
 )
@@ -41,4 +41,4 @@ def dare_ties(
                 [2.0, 5.0]
     Departures  as dare_linear
     """
-    return consensus(deltas * mask, restored, weight, normalize=normalize) * lambda_
+    return consensus(deltas * mask, restored, weight, normalize=normalize).mul_(lambda_)

@@ -16,7 +16,7 @@ from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, resto
     fitted=["restored"],
     noise=True,
     limits={"epsilon": (0.0, 1.0)},
-    workspace=8.0,
+    workspace=8.2,
     check=check_window,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("homogeneous",),
@@ -49,4 +49,4 @@ def della(
                 A row of one entry has probability d; mergekit computes 0/0 there. Of equal
                 magnitudes those in the first half of a row rank higher.
     """
-    return consensus(deltas * mask, restored, weight, normalize=normalize) * lambda_
+    return consensus(deltas * mask, restored, weight, normalize=normalize).mul_(lambda_)

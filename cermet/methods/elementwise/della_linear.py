@@ -2,7 +2,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import weighted_mean
+from cermet.maths.combine import mean_coefficients, weighted_sum
 from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, restore_mass
 
 
@@ -16,7 +16,7 @@ from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, resto
     fitted=["restored"],
     noise=True,
     limits={"epsilon": (0.0, 1.0)},
-    workspace=8.0,
+    workspace=8.2,
     check=check_window,
     accepts={"int8_mask": "there is no sign mask"},
     properties=("homogeneous", "odd"),
@@ -44,4 +44,5 @@ def della_linear(
                 [1.0, 5.0]
     Departures  as della
     """
-    return weighted_mean(deltas * mask, restored, weight, normalize=normalize) * lambda_
+    factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
+    return weighted_sum(deltas * mask, factors)

@@ -2,7 +2,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import weighted_mean
+from cermet.maths.combine import mean_coefficients, weighted_sum
 
 
 def _check(*, weight: PerModel, normalize: bool) -> str | None:
@@ -11,10 +11,15 @@ def _check(*, weight: PerModel, normalize: bool) -> str | None:
     return None
 
 
+def _shares(*, weight: PerModel, normalize: bool) -> PerModel:
+    return mean_coefficients(weight, weight, normalize=normalize)
+
+
 @method(
     on="weights",
     base="none",
     source="arXiv:2203.05482",
+    coefficients=_shares,
     workspace=1.0,
     check=_check,
     properties=("permutation", "idempotent", "elementwise"),
@@ -35,4 +40,4 @@ def linear(
     Departures  Weights that sum to zero are refused; mergekit 0.1.5 divides by zero. Sums
                 run in float32 whatever the dtype of the models.
     """
-    return weighted_mean(weights, weight, weight, normalize=normalize)
+    return weighted_sum(weights, _shares(weight=weight, normalize=normalize))

@@ -9,7 +9,7 @@ from cermet.core.registry import method
     models=(1, 1),
     source="huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
     limits={"t": (0.0, None)},
-    workspace=2.0,
+    workspace=0.5,
     properties=("elementwise",),
 )
 def nearswap(deltas: Float[Tensor, "1 *block"], *, t: float) -> Float[Tensor, "*block"]:

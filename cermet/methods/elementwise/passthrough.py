@@ -2,6 +2,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
+from cermet.maths.combine import weighted_sum
+
+
+def _factor(*, scale: PerModel | None) -> PerModel:
+    return (1.0,) if scale is None else scale
 
 
 @method(
@@ -9,6 +14,7 @@ from cermet.core.registry import PerModel, method
     base="none",
     models=(1, 1),
     source="mergekit (frankenmerge); arXiv:2312.15166 (depth up-scaling)",
+    coefficients=_factor,
     workspace=1.0,
     properties=("idempotent", "elementwise"),
 )
@@ -27,4 +33,4 @@ def passthrough(
                 [2.0, -4.0]
     Departures  none
     """
-    return weights[0] * (1.0 if scale is None else scale[0])
+    return weighted_sum(weights, _factor(scale=scale))

@@ -3,16 +3,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, Sum, method
-from cermet.maths.combine import agreeing_mean, elected_sign, scaled, weighted_sum
+from cermet.maths.combine import agreeing_mean, elected_sign, scaled_, weighted_sum
 from cermet.maths.select import Cutoff, kept_mask
 
 
 def _variance(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "1 *block"]:
     """Population variance over the models; exactly 0 where they agree."""
-    count = len(deltas)
-    offset = deltas - deltas[0]
-    offset -= weighted_sum(offset, [1.0 / count] * count)
-    return weighted_sum(offset.square_(), [1.0 / count] * count)[None]
+    share = 1.0 / len(deltas)
+    first, *others = deltas
+    mean, room = torch.zeros_like(first), torch.empty_like(first)  # offsets from the first
+    for other in others:
+        mean.add_(torch.sub(other, first, out=room), alpha=share)
+    variance = mean.square().mul_(share)
+    for other in others:
+        offset = torch.sub(other, first, out=room).sub_(mean)
+        variance.add_(offset.square_(), alpha=share)
+    return variance[None]
 
 
 def _largest(*, select_topk: float, nonzero: list[int]) -> list[list[int]]:
@@ -58,7 +64,7 @@ def _shares(*, energy: Tensor) -> dict[str, PerModel]:
     fit=_shares,
     fitted=["share"],
     limits={"select_topk": (0.0, 1.0)},
-    workspace=8.0,
+    workspace=5.5,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )
@@ -86,4 +92,4 @@ def sce(
     """
     chosen = deltas * mask
     sign = elected_sign(weighted_sum(chosen, [1.0] * len(share)))
-    return agreeing_mean(scaled(chosen, share), share, sign, normalize=True)
+    return agreeing_mean(scaled_(chosen, share), share, sign, normalize=True)

@@ -2,12 +2,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import weighted_mean
+from cermet.maths.combine import mean_coefficients, weighted_sum
+
+
+def _factors(*, weight: PerModel, normalize: bool, lambda_: float) -> PerModel:
+    return mean_coefficients(weight, weight, normalize=normalize, scale=lambda_)
 
 
 @method(
     on="deltas",
     source="arXiv:2212.04089",
+    coefficients=_factors,
     workspace=1.0,
     accepts={
         "density": "nothing is sparsified",
@@ -36,4 +41,5 @@ def task_arithmetic(
                 [1.5, 2.0]
     Departures  none
     """
-    return weighted_mean(deltas, weight, weight, normalize=normalize) * lambda_
+    factors = _factors(weight=weight, normalize=normalize, lambda_=lambda_)
+    return weighted_sum(deltas, factors)

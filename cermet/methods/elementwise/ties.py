@@ -14,7 +14,7 @@ from cermet.methods.rounds import kept_magnitudes, restore_mass, trimmed_mass
     rounds=[kept_magnitudes, trimmed_mass],
     fit=restore_mass,
     fitted=["restored"],
-    workspace=6.0,
+    workspace=4.2,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )
@@ -47,4 +47,4 @@ def ties(
                 are kept, so that exactly ⌊dn⌋ remain.
     """
     kept = trim(deltas, cutoff)
-    return consensus(kept, restored, weight, normalize=normalize) * lambda_
+    return consensus(kept, restored, weight, normalize=normalize).mul_(lambda_)

@@ -12,6 +12,10 @@ def _shares(*, gram: Tensor, max_iter: int, tol: float) -> dict[str, PerModel]:
     return {"shares": karcher_mean(gram, max_iter, tol)}
 
 
+def _coefficients(*, shares: PerModel) -> PerModel:
+    return shares
+
+
 @method(
     on="weights",
     base="none",
@@ -19,6 +23,7 @@ def _shares(*, gram: Tensor, max_iter: int, tol: float) -> dict[str, PerModel]:
     rounds=[Gram("gram")],
     fit=_shares,
     fitted=["shares"],
+    coefficients=_coefficients,
     limits={"max_iter": (0.0, 10_000.0), "tol": (0.0, None)},
     workspace=2.0,
     properties=("permutation", "idempotent"),

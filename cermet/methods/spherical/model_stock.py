@@ -39,6 +39,10 @@ def _by_row(deltas: Float[Tensor, "models rows columns"]) -> Float[Tensor, "rows
     return weighted_sum(deltas, [1.0 / count] * count) * ratio[:, None]
 
 
+def _coefficients(*, shares: PerModel | None) -> PerModel | None:
+    return shares
+
+
 @method(
     on="deltas",
     grain=_grain,
@@ -47,7 +51,8 @@ def _by_row(deltas: Float[Tensor, "models rows columns"]) -> Float[Tensor, "rows
     rounds=[Gram("gram", when=_whole)],
     fit=_shares,
     fitted=["shares"],
-    workspace=4.0,
+    coefficients=_coefficients,
+    workspace=2.0,
     properties=("permutation", "idempotent", "homogeneous", "odd"),
 )
 def model_stock(

@@ -31,6 +31,10 @@ def _shares(
     )
 
 
+def _coefficients(*, shares: PerModel) -> PerModel:
+    return shares
+
+
 @method(
     on="deltas",
     base="optional",
@@ -38,6 +42,7 @@ def _shares(
     rounds=[Gram("gram")],
     fit=_shares,
     fitted=["shares"],
+    coefficients=_coefficients,
     limits={"eps": (0.0, None)},
     workspace=2.0,
     check=_check,

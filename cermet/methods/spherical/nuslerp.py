@@ -50,6 +50,10 @@ def _by_vector(
     return result
 
 
+def _coefficients(*, ends: PerModel | None) -> PerModel | None:
+    return ends
+
+
 @method(
     on="deltas",
     base="optional",
@@ -59,7 +63,8 @@ def _by_vector(
     rounds=[Gram("gram", when=_flat)],
     fit=_ends,
     fitted=["ends"],
-    workspace=4.0,
+    coefficients=_coefficients,
+    workspace=1.5,
     properties=("permutation", "idempotent"),
 )
 def nuslerp(

@@ -15,6 +15,10 @@ def _ends(*, gram: Tensor, t: float) -> dict[str, PerModel]:
     return {"ends": arc(cosine, t, linear=abs(cosine) > _PARALLEL)}
 
 
+def _coefficients(*, ends: PerModel) -> PerModel:
+    return ends
+
+
 @method(
     on="weights",
     base="first",
@@ -23,6 +27,7 @@ def _ends(*, gram: Tensor, t: float) -> dict[str, PerModel]:
     rounds=[Gram("gram")],
     fit=_ends,
     fitted=["ends"],
+    coefficients=_coefficients,
     workspace=1.0,
     properties=("idempotent",),
 )
