@@ -21,8 +21,8 @@ from cermet.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from cermet.api import Merged, clean, merge, merge_tensors, open, plan, verify
-    from cermet.core.registry import Gram, Kth, PerModel, Sum, method
+    from cermet.api import Merged, clean, merge, merge_tensors, open, plan, soup, verify
+    from cermet.core.registry import Gram, Kth, PerModel, Rows, Sum, method
 
 __all__ = [
     "BudgetError",
@@ -42,6 +42,7 @@ __all__ = [
     "OutputError",
     "PerModel",
     "RecipeError",
+    "Rows",
     "Sum",
     "__version__",
     "clean",
@@ -50,12 +51,13 @@ __all__ = [
     "method",
     "open",
     "plan",
+    "soup",
     "verify",
 ]
 
 __version__ = "0.1.0"
 
-_REGISTRY = {"Gram", "Kth", "PerModel", "Sum", "method"}
+_REGISTRY = {"Gram", "Kth", "PerModel", "Rows", "Sum", "method"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
 from cermet.recipes.resolve import resolve
 from cermet.recipes.schema import ModelRef, Recipe, parse_model, parse_recipe
+from cermet.search.greedy import Soup, greedy_soup
 
 __all__ = [
     "Look",
@@ -51,6 +53,7 @@ __all__ = [
     "merge_tensors",
     "open",
     "plan",
+    "soup",
     "verify",
 ]
 
@@ -211,6 +214,55 @@ def merge(
         resumed_pieces=finished.resumed_pieces,
         warnings=resolved.warnings,
     )
+
+
+def soup(
+    models: Sequence[str | Path],
+    score: Callable[[Path], float],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Soup:
+    """Average those of some models whose average scores best, added one by one, into `out`.
+
+    Parameters
+    ----------
+    models: folders, files or hub names, all tuned from one start.
+    score: maps a folder with a checkpoint to its score on data that no test uses; larger is
+        better. It is called once for each model, and once for each average that is tried.
+    options: as of `merge`.
+
+    Raises CermetError in one of its kinds before anything is scored where the models cannot be
+    averaged or the output cannot be written. See `cermet.search.greedy`.
+    """
+    names = [str(model) for model in models]
+    if not names:
+        raise InputError("A soup needs at least one model.")
+
+    def recipe(members: Sequence[int]) -> dict[str, Any]:
+        entries = [{"model": names[i], "parameters": {"weight": 1}} for i in members]
+        return {"merge_method": "linear", "models": entries}
+
+    everything = plan(recipe(range(len(names))))
+    _check_apart(everything, Path(out))
+    check_copies(everything)
+    with OutputFolder(Path(out), resume=False, overwrite=overwrite) as folder:
+        folder.discard()  # it can be written; the merge at the end makes it again
+        parent = folder.out.parent
+    references = [parse_model(name) for name in names]
+
+    def scored(members: tuple[int, ...]) -> float:
+        alone = references[members[0]] if len(members) == 1 else None
+        if alone is not None and alone.lora is None:
+            return float(score(locate(alone.path, alone.revision, None)))
+        with tempfile.TemporaryDirectory(prefix=f".{Path(out).name}.soup-", dir=parent) as room:
+            merge(recipe(members), Path(room, "soup"), **options)
+            return float(score(Path(room, "soup")))
+
+    found = greedy_soup(len(names), scored)
+    merge(recipe(found.members), out, overwrite=overwrite, **options)
+    return found
 
 
 def _check_apart(resolved: Plan, out: Path) -> None:

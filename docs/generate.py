@@ -107,7 +107,7 @@ def _parameters(method: Method, said: Mapping[str, Sequence[str]]) -> str:
     for p in method.parameters.values():
         default = "required" if p.required else f"`{_spelled(p.default)}`"
         per_model = "yes" if p.per_model else ""
-        rows.append(f"| `{p.name}` | {p.kind.__name__} | {per_model} | {default} | {_limits(p)} |")
+        rows.append(f"| `{p.name}` | {p.type_name} | {per_model} | {default} | {_limits(p)} |")
     for name, reason in method.accepts.items():
         rows.append(f"| `{name}` |  |  |  | accepted without effect: {reason} |")
     table = "\n".join(rows) if len(rows) > 2 else "It takes no parameters."

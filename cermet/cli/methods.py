@@ -59,7 +59,7 @@ def _described(method: Any) -> dict[str, Any]:
             {
                 "name": p.name,
                 "per_model": p.per_model,
-                "type": p.kind.__name__,
+                "type": p.type_name,
                 "required": p.required,
                 "default": None if p.required else _default(p.default),
             }

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from cermet.core.errors import InputError, MethodError
 from cermet.core.types import Grain, On
@@ -30,6 +30,7 @@ __all__ = [
     "Parameter",
     "PerModel",
     "Round",
+    "Rows",
     "Sum",
     "all_methods",
     "call",
@@ -50,9 +51,12 @@ where the recipe names one. first: it is the first of the models that the method
 none: there is no base; a `base_model` in the recipe is one more input.
 """
 
+Scope = Literal["tensor", "model"]
+"""What a round is reduced over."""
+
 _MISSING: Any = inspect.Parameter.empty
 _ANY = (None, None)
-_ENGINE_ONLY = {"mask", "noise"}
+_ENGINE_ONLY = {"mask", "noise", "place", "count"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +68,26 @@ class Round:
     name: the argument under which later rounds, `fit` and `merge` receive the result.
     of: block, state and parameters -> values [..., *block]; pure.
     when: parameters -> whether the round is needed; its result is None where it is not.
+    scope: what is reduced over: one tensor, or every tensor that the method merges. The
+        parameters that a round over the model reads must be the same for all of them.
+    only: place and parameters -> whether a tensor takes part in a round over the model.
     """
 
     name: str
     of: Callable[..., Any] | None = None
     when: Callable[..., bool] | None = None
+    scope: Scope = "tensor"
+    only: Callable[..., bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sum(Round):
-    """Sums of `of` over the tensor: a float64 tensor [...]."""
+    """Sums of `of` over the tensor: a float64 tensor [...].
+
+    With `mean`, each tensor counts with its mean instead of its sum.
+    """
+
+    mean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +96,21 @@ class Gram(Round):
 
 
 @dataclass(frozen=True, slots=True)
+class Rows(Round):
+    """Values of `of` [..., vectors] for each row (or column, by the grain) of a tensor: Vectors.
+
+    `fit` gets all of them; the merge gets, as a tensor [..., vectors], those of its block.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Kth(Round):
     """Exact order statistics of `of` [rows, *block] over the tensor: a Cutoff.
 
-    `rank` maps parameters (and `numel`, and `nonzero`, the number of non-zero values of
-    each row) to how many of the largest values are kept: [rows][cuts] whole numbers. Where
-    all are kept, the cutoff is -infinity, or the smallest value with `smallest`.
+    `rank` maps parameters (and `numel`, the number of elements in the scope, and `nonzero`,
+    the number of non-zero values of each row) to how many of the largest values are kept:
+    [rows][cuts] whole numbers. Where all are kept, the cutoff is -infinity, or the smallest
+    value with `smallest`.
     """
 
     rank: Callable[..., Sequence[Sequence[int]]] = field(default=lambda: ())
@@ -101,10 +124,16 @@ class Parameter:
     name: str  # as recipes spell it: `lambda`, not `lambda_`
     argument: str
     per_model: bool
-    kind: type  # float, int or bool
+    kind: type  # float, int, bool, or str where there are choices
     default: Any  # _MISSING where the recipe has to give a value
     optional: bool  # None is a value
     limits: tuple[float | None, float | None] = (None, None)  # least and most, inclusive
+    choices: tuple[str, ...] = ()  # the words of a Literal
+
+    @property
+    def type_name(self) -> str:
+        """What values it takes: the name of a type, or the words to choose from."""
+        return " or ".join(self.choices) or self.kind.__name__
 
     @property
     def required(self) -> bool:
@@ -140,6 +169,19 @@ class Method:
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
     @property
+    def whole(self) -> bool:
+        """Whether a round is reduced over the whole model."""
+        return any(r.scope == "model" for r in self.rounds)
+
+    def shared(self) -> frozenset[str]:
+        """Arguments that must be the same for every tensor: those that whole-model rounds read."""
+        if not self.whole:
+            return frozenset()
+        readers = [f for r in self.rounds for f in (r.of, r.when, r.only, getattr(r, "rank", None))]
+        named = {name for f in (*readers, self.mask) if f is not None for name in takes(f)}
+        return frozenset(p.argument for p in self.parameters.values() if p.argument in named)
+
+    @property
     def passes(self) -> int:
         """How often the inputs are read at most: once for each round, and once to merge."""
         return len(self.rounds) + 1
@@ -170,14 +212,16 @@ def _parameters(
             note = next(o for o in options if o is not type(None))
             per_model = note == PerModel
         name = argument.rstrip("_")
-        kind = float if per_model else note
-        if kind not in (float, int, bool):
+        choices = get_args(note) if get_origin(note) is Literal else ()
+        kind = float if per_model else str if choices else note
+        if kind not in (float, int, bool) and not choices:
             raise MethodError(
                 f"The parameter '{name}' of '{function.__name__}' is annotated {note!r}; a "
-                "parameter is a float, an int, a bool, or a cermet.PerModel."
+                "parameter is a float, an int, a bool, a Literal of words, or a cermet.PerModel."
             )
+        limited = limits.get(name, _ANY)
         found[name] = Parameter(
-            name, argument, per_model, kind, spec.default, optional, limits.get(name, _ANY)
+            name, argument, per_model, kind, spec.default, optional, limited, choices
         )
     return found
 
@@ -202,6 +246,10 @@ def method(
     properties: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a method; the decorated function is returned unchanged.
+
+    Every function of a method gets what its signature names: parameters, the results of
+    rounds, what `fit` returned, and from the engine `place` (the tensor's Place) and `count`
+    (the number of models that the method is given).
 
     Parameters
     ----------

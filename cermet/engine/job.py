@@ -18,12 +18,14 @@ from cermet.checkpoints.dtypes import NAMES
 from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Stream
-from cermet.core.registry import Gram, Kth, Method, PerModel, Sum, call, takes
+from cermet.core.registry import Gram, Kth, Method, PerModel, Round, Rows, Sum, call, takes
+from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
 from cermet.engine.geometry import LEAF, Geometry, geometry
 from cermet.engine.search import Search
 from cermet.engine.target import Target
 from cermet.maths.select import Cutoff
+from cermet.maths.vectors import Vectors
 
 __all__ = ["Done", "Job", "Piece", "refuse_non_finite"]
 
@@ -61,6 +63,7 @@ class Job:
         noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
+        place: Place | None = None,
         block: int = 2 * LEAF,
         cache: int = 1 << 26,
         skip: frozenset[int] = frozenset(),
@@ -68,7 +71,11 @@ class Job:
     ) -> None:
         self.name = name
         self.method = method
-        self.parameters = dict(parameters)
+        self.parameters: dict[str, Any] = {
+            **parameters,
+            "place": place,
+            "count": len(inputs),
+        }
         self.target = target
         self.skip, self.finished = skip, finished
         self.state: dict[str, Any] = {}
@@ -87,15 +94,25 @@ class Job:
         if self.cut.numel == 0:
             return
         for spec in self.method.rounds:
-            if spec.when is not None and not call(spec.when, **self.parameters):
-                self.state[spec.name] = None
-            elif isinstance(spec, Sum):
-                yield from self._sum(spec)
-            elif isinstance(spec, Gram):
-                yield from self._gram(spec)
-            elif isinstance(spec, Kth):
-                yield from self._kth(spec)
-            self._settle()
+            yield from self.round(spec)
+        yield from self.finish()
+
+    def round(self, spec: Round) -> Iterator[list[Piece]]:
+        """The stages of one round over this tensor; its result goes into the state."""
+        if spec.when is not None and not call(spec.when, **self.parameters):
+            self.state[spec.name] = None
+        elif isinstance(spec, Sum):
+            yield from self._sum(spec)
+        elif isinstance(spec, Gram):
+            yield from self._gram(spec)
+        elif isinstance(spec, Kth):
+            yield from self._kth(spec)
+        elif isinstance(spec, Rows):
+            yield from self._rows(spec)
+        self._settle()
+
+    def finish(self) -> Iterator[list[Piece]]:
+        """The stages after the rounds: the fit and the merge."""
         if self.method.fit is not None:
             self.state.update(self._fit())
         if self.cut.grain == "column":
@@ -158,7 +175,11 @@ class Job:
         """Call a function of the method on a block, with all that it asks for."""
         known = dict(self.parameters)
         for key, value in self.state.items():
-            known[key] = value.at(begin) if isinstance(value, Cutoff) else value
+            if isinstance(value, Cutoff):
+                value = value.at(begin)
+            elif isinstance(value, Vectors):
+                value = value.between(begin, end)
+            known[key] = value
         wanted = takes(function)
         if "mask" in wanted:
             known["mask"] = self.blocks.mask(block, known, streams, begin, end)
@@ -211,14 +232,31 @@ class Job:
         self.state[spec.name] = gram
 
     def _kth(self, spec: Kth) -> Iterator[list[Piece]]:
-        search = Search(self, spec)
-        yield [search.sample]
-        while search.open:
-            yield [self._piece(search.look, start, stop) for start, stop in self.cut.pieces()]
-            self._checked = True
-            search.close()
-        yield [search.locate]
+        search = Search([self], spec)
+        yield from search.stages()
         self.state[spec.name] = search.cutoff()
+
+    def _rows(self, spec: Rows) -> Iterator[list[Piece]]:
+        parts: dict[int, Tensor] = {}
+        assert spec.of is not None
+        of = spec.of
+
+        def look(start: int, stop: int) -> None:
+            found = []
+            for begin, end in self.cut.blocks(start, stop):
+                block, _ = self.blocks.load(begin, end)
+                self._check(block, begin, end)
+                found.append(self._apply(of, block, [], begin, end))
+            parts[start] = torch.cat(found, dim=-1)
+
+        yield [self._piece(look, start, stop) for start, stop in self.cut.pieces()]
+        self._checked = True
+        values = torch.cat([parts[start] for start in sorted(parts)], dim=-1)
+        self.state[spec.name] = Vectors(values, self.cut.unit)
+
+    def seen(self) -> None:
+        """All of the tensor has been read once, so all of it has been checked."""
+        self._checked = True
 
     # -- merge ----------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from cermet.engine.executors.serial import Serial
 from cermet.engine.executors.threads import Threads
 from cermet.engine.folder import OutputFolder
 from cermet.engine.geometry import geometry
+from cermet.engine.group import grouped
 from cermet.engine.job import Done, Job
 from cermet.engine.journal import Journal
 from cermet.engine.memory import (
@@ -134,8 +135,10 @@ def job_of(
         noise=noise,
         dtype=TORCH[compute] if compute is not None else None,
         device=options.device,
+        place=task.place,
         block=options.block or block_of(task, options),
-        cache=options.memory // (4 * options.workers()),
+        # where all tensors are under way at once, their masks together would have no bound
+        cache=0 if task.method.whole else options.memory // (4 * options.workers()),
         skip=skip,
         finished=finished,
     )
@@ -144,7 +147,7 @@ def job_of(
 def block_of(task: Task, options: Options) -> int:
     """Elements of a task's blocks under the budget; BudgetError where none fits."""
     assert task.method is not None
-    grain = call(task.method.grain, **task.parameters)
+    grain = call(task.method.grain, place=task.place, **task.parameters)
     unit = geometry(task.shape, grain, 1).unit
     return block_elements(
         task.method, len(task.sources), unit, options.memory, options.workers(), task.name
@@ -238,7 +241,7 @@ def merge_plan(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
-        executor_for(options.workers()).run(jobs())
+        executor_for(options.workers()).run(grouped(jobs()))
         merged = time.perf_counter()
         writer.sync()
     finally:

@@ -13,6 +13,7 @@ from cermet.checkpoints.dtypes import FLOATS
 from cermet.checkpoints.reader import MemoryCheckpoint
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method
+from cermet.engine.group import grouped
 from cermet.engine.run import Options, executor_for, job_of
 from cermet.engine.target import MemoryTarget
 from cermet.recipes.plan import Named, Task
@@ -79,7 +80,7 @@ def merge_tensors(
         )
     torch.set_num_threads(1)
     try:
-        executor_for(options.workers()).run(jobs)
+        executor_for(options.workers()).run(grouped(jobs))
     finally:
         torch.set_num_threads(previous)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ import torch
 from cermet.checkpoints.dtypes import FLOATS, TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.fingerprint import digest_bytes, digest_hex
+from cermet.engine.executors import Staged
+from cermet.engine.group import Group
+from cermet.engine.job import Job
 from cermet.engine.record import sources_of
 from cermet.engine.run import Options, executor_for, job_of
 from cermet.engine.target import MemoryTarget
@@ -86,6 +89,7 @@ def _chosen(tasks: tuple[Task, ...], record: Mapping[str, Any], seed: int) -> li
 def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: int) -> Findings:
     """Check the sources of some tensors, make these again, and compare their digests."""
     found = Findings(problems=_changed_adapters(plan, record))
+    chosen = []
     for task in _chosen(plan.tasks, record, seed):
         entry = record["tensors"].get(task.name)
         if entry is None:
@@ -95,22 +99,53 @@ def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: i
         if changed:
             found.problems += changed
             continue
-        made = torch.empty(task.numel, dtype=TORCH[task.dtype])
-        job = job_of(
-            task, plan.checkpoints, MemoryTarget(made), options,
-            seed=plan.recipe.seed, compute=plan.compute_dtype,
-        )  # fmt: skip
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in the merge: sums and products round by it
-        try:
-            executor_for(options.workers()).run([job])
-        finally:
-            torch.set_num_threads(threads)
+        chosen.append(task)
+    for task, made in _remade(plan, chosen, options):
         raw = made.view(torch.uint8).numpy()
-        if digest_hex(digest_bytes(raw, 0), task.nbytes) != entry["digest"]:
+        digest = digest_hex(digest_bytes(raw, 0), task.nbytes)
+        if digest != record["tensors"][task.name]["digest"]:
             found.problems.append(f"tensor '{task.name}', made again, comes out different")
         found.remade += 1
     return found
+
+
+def _remade(
+    plan: Plan, chosen: list[Task], options: Options
+) -> Iterator[tuple[Task, torch.Tensor]]:
+    """The chosen tensors, made again; one at a time where the method allows."""
+    if not plan.method.whole:
+        for task in chosen:
+            yield task, _run(plan, [task], [task], options)[task.name]
+    elif chosen:
+        made = _run(plan, list(plan.tasks), chosen, options)
+        yield from ((task, made[task.name]) for task in chosen)
+
+
+def _run(
+    plan: Plan, tasks: list[Task], chosen: list[Task], options: Options
+) -> dict[str, torch.Tensor]:
+    """Make the chosen ones of some tensors; the others take part in rounds over the model."""
+    wanted = {task.name for task in chosen}
+    made = {t.name: torch.empty(t.numel, dtype=TORCH[t.dtype]) for t in chosen}
+    nothing = torch.empty(0)
+    jobs = {
+        task.name: job_of(
+            task, plan.checkpoints, MemoryTarget(made.get(task.name, nothing)), options,
+            seed=plan.recipe.seed, compute=plan.compute_dtype,
+        )
+        for task in tasks if task.name in wanted or task.method is not None
+    }  # fmt: skip
+    whole = [j for j in jobs.values() if isinstance(j, Job) and j.method.whole]
+    run: list[Staged] = [j for j in jobs.values() if j not in whole]
+    if whole:
+        run.append(Group(whole, finish=[j for j in whole if j.name in wanted]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the merge: sums and products round by it
+    try:
+        executor_for(options.workers()).run(run)
+    finally:
+        torch.set_num_threads(threads)
+    return made
 
 
 def _changed_adapters(plan: Plan, record: Mapping[str, Any]) -> list[str]:

@@ -18,8 +18,11 @@ __all__ = [
     "changed",
     "changed_mean",
     "consensus",
+    "elected",
     "elected_sign",
+    "largest_agreeing",
     "mean_coefficients",
+    "needed_by",
     "scaled_",
     "weighted_sum",
 ]
@@ -81,6 +84,30 @@ def consensus(
     weighted = scaled_(deltas, factors)
     sign = elected_sign(weighted_sum(weighted, [1.0] * len(factors)))
     return agreeing_mean(weighted, shares, sign, normalize=normalize)
+
+
+def elected(total: Tensor, at_zero: float) -> Tensor:
+    """Sign of the total, `at_zero` (1 or -1) where it is 0."""
+    sign = torch.sign(total)
+    none = torch.eq(sign, 0.0, out=torch.empty_like(sign))
+    return sign.add_(none, alpha=at_zero)
+
+
+def largest_agreeing(deltas: Tensor, sign: Tensor) -> Tensor:
+    """The largest of the deltas that have the elected sign, 0 where none has: [*block].
+
+    `deltas` [models, *block] are overwritten.
+    """
+    return deltas.mul_(sign).clamp_min_(0.0).amax(dim=0).mul_(sign)
+
+
+def needed_by(deltas: Tensor, total: Tensor, thresholds: Sequence[float], least: int) -> Tensor:
+    """1.0 where at least so many models need an entry: |δᵢ| > tᵢ|total − δᵢ| (TALL-masks)."""
+    count, room = torch.zeros_like(total), torch.empty_like(total)
+    for delta, threshold in zip(deltas, thresholds, strict=True):
+        torch.sub(total, delta, out=room).abs_().mul_(threshold)
+        count.add_(torch.gt(delta.abs(), room, out=room))
+    return torch.ge(count, float(least), out=count)
 
 
 def agreeing_mean(

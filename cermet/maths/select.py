@@ -9,6 +9,7 @@ not, the pass has told on which side it is, and the next pass has a better brack
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Bracket", "Cutoff", "Found", "Tally", "bracket", "conclude", "kept_mask", "tally"]
+__all__ = [
+    "Bracket",
+    "Cutoff",
+    "Floats",
+    "Found",
+    "Tally",
+    "bracket",
+    "conclude",
+    "kept_mask",
+    "tally",
+]
 
 Floats = npt.NDArray[np.float32]
 _INFINITY = np.float32(np.inf)
@@ -35,6 +46,14 @@ class Cutoff:
 
     value: tuple[tuple[float, ...], ...]
     end: tuple[tuple[int, ...], ...]
+
+    def with_ties(self) -> Cutoff:
+        """The same thresholds, with every value that equals them kept."""
+        return Cutoff(self.value, tuple(tuple(sys.maxsize for _ in row) for row in self.end))
+
+    def without_ties(self) -> Cutoff:
+        """The same thresholds, with no value that equals them kept."""
+        return Cutoff(self.value, tuple(tuple(-sys.maxsize for _ in row) for row in self.end))
 
     def at(self, start: int) -> Cutoff:
         """The same cutoff for a block that begins at flat index `start`."""

@@ -14,7 +14,9 @@ __all__ = [
     "magnitudes",
     "random_mask",
     "rank_mask",
+    "ranks",
     "rescale_factors",
+    "row_top",
     "trim",
     "trim_both",
 ]
@@ -70,6 +72,28 @@ def trim_both(deltas: Tensor, cutoff: Cutoff, out: Tensor | None = None) -> Tens
         _shrink(delta.reshape(-1), cutoff.value[i][1], cutoff.end[i][1], outliers.view(-1))
         row.sub_(outliers)
     return kept
+
+
+def row_top(sizes: Tensor, count: int) -> Tensor:
+    """1.0 for the `count` largest of each row, the first of equal ones: [..., columns]."""
+    columns = sizes.shape[-1]
+    if count <= 0 or count >= columns:
+        return torch.full_like(sizes, float(count > 0))
+    if sizes.is_cuda:
+        threshold = sizes.kthvalue(columns - count + 1, dim=-1, keepdim=True).values
+    else:  # several times faster than torch's selection on the CPU
+        ordered = np.partition(sizes.numpy(), columns - count, axis=-1)
+        threshold = torch.from_numpy(ordered[..., columns - count, None].copy())
+    above, equal = sizes > threshold, sizes == threshold
+    left = count - above.sum(dim=-1, keepdim=True)
+    return (above | (equal & (equal.cumsum(dim=-1) <= left))).to(sizes.dtype)
+
+
+def ranks(sizes: Tensor) -> Tensor:
+    """Rank of each value in its row, 0 for the smallest, equal ones in order: [..., columns]."""
+    order = sizes.argsort(dim=-1, stable=True)
+    places = torch.arange(sizes.shape[-1], dtype=sizes.dtype, device=sizes.device)
+    return torch.empty_like(sizes).scatter_(-1, order, places.expand_as(sizes))
 
 
 def random_mask(noise: Tensor, density: Sequence[float]) -> Tensor:

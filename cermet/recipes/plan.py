@@ -69,7 +69,8 @@ class Task:
         if self.method is None:
             return 1
         return 1 + sum(
-            r.when is None or bool(call(r.when, **self.parameters)) for r in self.method.rounds
+            r.when is None or bool(call(r.when, place=self.place, **self.parameters))
+            for r in self.method.rounds
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from cermet.anatomy import Anatomy, survey
@@ -54,7 +55,29 @@ class _Resolver:
             tasks = list(self._stacked(parts))
         if not tasks:
             raise MismatchError(f"{self.document.origin}: the models hold no tensors.")
+        self._same_for_all(tasks)
         return tasks
+
+    def _same_for_all(self, tasks: Sequence[Task]) -> None:
+        """Refuse what varies from tensor to tensor where the method looks at all of them."""
+        if not self.method.whole:
+            return
+        merged = [t for t in tasks if t.method is not None]
+        spelled = {p.argument: p.name for p in self.method.parameters.values()}
+        for first, task in pairwise(merged):
+            if len(task.sources) != len(first.sources):
+                raise RecipeError(
+                    f"{self.document.origin}: '{self.method.name}' looks at the whole model, so "
+                    f"every tensor needs the same number of models; '{first.name}' has "
+                    f"{len(first.sources)}, '{task.name}' has {len(task.sources)}."
+                )
+            for argument in self.method.shared():
+                if task.parameters[argument] != first.parameters[argument]:
+                    raise RecipeError(
+                        f"{self.document.origin}: '{self.method.name}' takes one "
+                        f"'{spelled[argument]}' for the whole model, but tensor '{task.name}' has "
+                        f"another than '{first.name}'; give it without filter or gradient."
+                    )
 
     def _template(self, part: Part) -> int:
         """The model of a part that says which tensors there are."""

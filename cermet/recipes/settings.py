@@ -134,10 +134,10 @@ def _filters(given: Any, where: Where) -> Iterator[tuple[Where, str]]:
 
 
 def _gradient(values: list[Any], t: float, kind: type) -> Any:
-    """Piecewise linear over the depth; truth values step."""
+    """Piecewise linear over the depth; truth values and words step."""
     position = t * (len(values) - 1)
     low = int(position)
-    if kind is bool:
+    if kind in (bool, str):
         return values[low]
     high = min(len(values) - 1, low + 1)
     share = position - low
@@ -150,11 +150,14 @@ _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 def convert(parameter: Parameter, given: Any, place: str) -> Any:
     """A value of the parameter's type; RecipeError for any other."""
-    wrong = RecipeError(
-        f"{place}: '{parameter.name}' takes {_KINDS[parameter.kind]}, not {given!r}."
-    )
+    kind = parameter.type_name if parameter.choices else _KINDS[parameter.kind]
+    wrong = RecipeError(f"{place}: '{parameter.name}' takes {kind}, not {given!r}.")
     if given is None and parameter.optional:
         return None
+    if parameter.choices:
+        if given in parameter.choices:
+            return given
+        raise wrong
     if parameter.kind is bool:
         if isinstance(given, bool):
             return given

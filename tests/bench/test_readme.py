@@ -19,7 +19,7 @@ from parity.peer import ROOT
 
 
 def _page(*names: str) -> str:
-    parts = "".join(f"\n<!-- {n}:begin -->\nold {n}\n<!-- {n}:end -->\n" for n in names)
+    parts = "".join(f"\n<!-- {n}:begin -->\nto be replaced: {n}\n<!-- {n}:end -->\n" for n in names)
     return f"# Title\n{parts}\nEnd.\n"
 
 
@@ -51,7 +51,7 @@ def test_every_part_is_rewritten_between_its_markers_only(readme: Path, tmp_path
     text = readme.read_text()
     for name, render in PARTS.items():
         assert f"<!-- {name}:begin -->\n{render(tmp_path)}<!-- {name}:end -->" in text
-    assert "old" not in text
+    assert "to be replaced" not in text
     assert text.startswith("# Title\n\n<!-- ")
     assert text.endswith("-->\n\nEnd.\n")
     assert rewrite(readme, tmp_path, check=True) == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "100")
+    own = str(Path(sys.executable).parent)  # as in an activated environment
+    monkeypatch.setenv("PATH", own, prepend=os.pathsep)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     registry.all_methods()
     before = dict(registry._registered)

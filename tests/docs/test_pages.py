@@ -73,7 +73,7 @@ def test_a_page_shows_every_parameter_with_its_default(written: Path) -> None:
     for name, method in all_methods().items():
         page = (written / f"{name}.md").read_text("utf-8")
         for p in method.parameters.values():
-            assert re.search(rf"^\| `{p.name}` \| {p.kind.__name__} \|", page, re.MULTILINE)
+            assert re.search(rf"^\| `{p.name}` \| {p.type_name} \|", page, re.MULTILINE)
 
 
 def test_signs_of_markdown_in_a_docstring_are_escaped(generate: ModuleType) -> None:

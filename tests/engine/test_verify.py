@@ -186,9 +186,10 @@ def test_every_method_is_made_again(
     spec = all_methods()[method]
     count = 2 if spec.models[1] is None else min(2, spec.models[1])
     models: list[dict[str, Any]] = [{"model": str(p)} for p in pool[1 : 1 + count]]
-    if "weight" in spec.parameters:
-        models = [{**m, "parameters": {"weight": 0.5}} for m in models]
-    needed = {"t": 0.5} if "t" in spec.parameters else {}
+    given = {p.name for p in spec.parameters.values() if p.required} | {"weight"}
+    own = [p.name for p in spec.parameters.values() if p.per_model and p.name in given]
+    models = [{**m, "parameters": dict.fromkeys(own, 0.5)} for m in models]
+    needed = dict.fromkeys(sorted((given - set(own)) & set(spec.parameters)), 0.5)
     data: dict[str, Any] = {"merge_method": method, "models": models, "parameters": needed}
     if spec.base in ("required", "first"):
         data["base_model"] = str(pool[0])

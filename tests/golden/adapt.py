@@ -9,10 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +22,12 @@ from torch import Tensor
 
 import cermet
 from cermet.core.registry import all_methods
+from tests.golden.by_tensors import BY_TENSORS
+from tests.golden.case import Case
 
 __all__ = ["Case", "golden_folder", "load", "ours", "run"]
 
-_MODEL = re.compile(r"base|expert\d+")
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A golden file, without its outputs.
-
-    groups: the first part of the tensors' names (`base`, `expert0`, `drop0`) -> tensors.
-    """
-
-    method: str
-    parameters: Mapping[str, Any]
-    recipe: str | None
-    groups: Mapping[str, Mapping[str, Tensor]]
-
-    @property
-    def models(self) -> dict[str, Mapping[str, Tensor]]:
-        """Base and experts."""
-        return {name: held for name, held in self.groups.items() if _MODEL.fullmatch(name)}
-
-    @property
-    def experts(self) -> list[dict[str, Tensor]]:
-        """The experts, in order."""
-        return [dict(held) for held in self.numbered("expert")]
-
-    def numbered(self, word: str) -> list[Mapping[str, Tensor]]:
-        """The groups `word0`, `word1`, ... in order."""
-        count = sum(re.fullmatch(rf"{word}\d+", name) is not None for name in self.groups)
-        return [self.groups[f"{word}{i}"] for i in range(count)]
 
 
 def golden_folder() -> Path:
@@ -77,41 +48,11 @@ def load(path: str | Path) -> Case:
     return Case(about["method"], json.loads(about["parameters"]), about.get("recipe"), groups)
 
 
-def _dare(case: Case) -> dict[str, Tensor]:
-    """DARE with the authors' masks; survivors are divided by the share that is kept."""
-    rate, scale = case.parameters["weight_mask_rate"], case.parameters["scaling_coefficient"]
-    drops = case.numbered("drop")
-    kept = 1.0 - rate if case.parameters["use_weight_rescale"] else 1.0
-    return cermet.merge_tensors(
-        "dare_linear",
-        dict(case.groups["base"]),
-        case.experts,
-        density=0.5,  # between the two values of the mask
-        weight=scale / kept,
-        rescale=False,
-        noise={name: torch.stack([d[name].float() for d in drops]) for name in drops[0]},
-    )
-
-
-def _stock(case: Case) -> dict[str, Tensor]:
-    return cermet.merge_tensors("model_stock", dict(case.groups["base"]), case.experts)
-
-
-_BY_TENSORS: Mapping[str, tuple[Callable[[Case], dict[str, Tensor]], Mapping[str, Any]]] = {
-    "dare_official": (_dare, {"mask_strategy": "random"}),
-    "model_stock_mergellm": (_stock, {"exclude_param_names_regex": []}),
-}
-"""Methods under another name: how they are run, and the parameters for which ours is the same."""
-
-
 def ours(case: Case) -> bool:
     """Whether our methods promise the outputs of a file."""
     if case.recipe is not None:
         return _parsed(case.recipe)["merge_method"] in all_methods()
-    if case.method not in _BY_TENSORS:
-        return False
-    _, same = _BY_TENSORS[case.method]
-    return all(case.parameters[key] == value for key, value in same.items())
+    return case.method in BY_TENSORS
 
 
 def run(
@@ -126,7 +67,7 @@ def run(
         return _by_recipe(case, models, out)
     if not ours(case):
         raise cermet.MethodError(f"'{case.method}' as in '{path}' is none of our methods.")
-    return _BY_TENSORS[case.method][0](case)
+    return BY_TENSORS[case.method](case)
 
 
 def _parsed(recipe: str) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Form:
 
     def with_experts(self, count: int) -> Form:
         """The same form with another number of experts."""
-        weights = {"weight": WEIGHTS[:count]} if "weight" in self.parameters else {}
+        weights = {k: WEIGHTS[:count] for k, v in self.parameters.items() if isinstance(v, tuple)}
         return replace(self, experts=count, parameters={**self.parameters, **weights})
 
     def permuted(self, order: Sequence[int]) -> Form:
@@ -89,13 +89,15 @@ def _shares(method: Method) -> dict[str, float]:
     return {name: 0.5 if name == "density" else 0.3 for name in limited}
 
 
-def _choices(method: Method) -> list[dict[str, bool]]:
+def _choices(method: Method) -> list[dict[str, Any]]:
     truths = [p for p in method.parameters.values() if p.kind is bool]
     flips = itertools.product((False, True), repeat=len(truths))
-    return [
+    found: list[dict[str, Any]] = [
         {p.name: not p.default for p, flip in zip(truths, row, strict=True) if flip}
         for row in flips
     ]
+    words = [p for p in method.parameters.values() if p.choices]
+    return found + [{p.name: w} for p in words for w in p.choices if w != p.default]
 
 
 def _forms(method: Method) -> list[Form]:

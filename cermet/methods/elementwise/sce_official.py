@@ -1,0 +1,38 @@
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import PerModel, method
+from cermet.maths.combine import agreeing_mean, elected_sign, scaled_, weighted_sum
+from cermet.methods.variance import energy_of_selected, most_varied, selected
+from cermet.methods.whole import energy_shares
+
+
+@method(
+    on="deltas",
+    source="arXiv:2408.07990",
+    mask=selected,
+    rounds=[most_varied, energy_of_selected],
+    fit=energy_shares,
+    fitted=["share"],
+    limits={"select_topk": (0.0, 1.0)},
+    workspace=4.3,
+    properties=("permutation", "homogeneous"),
+)
+def sce_official(
+    deltas: Float[Tensor, "models *block"], *, share: PerModel, select_topk: float = 0.1
+) -> Float[Tensor, "*block"]:
+    """SCE as FuseChat's own code runs it: the selection decides the weights alone.
+
+    Maths       wᵢ as in sce;  s = sgn Σ τᵢ (0 counts as +) over all elements;
+                θ = θ₀ + Σ wᵢτᵢ[sgn τᵢ = s] / Σ wᵢ[sgn τᵢ = s]
+    Inputs      deltas: expert minus the pivot
+    Parameters  select_topk: share of the elements with some variance that the weights are made
+                from; FuseChat used 0.1, FuseO1 used 1
+    Properties  model order does not matter; every element moves, selected or not
+    When        to reproduce FuseChat-2.0 and FuseO1
+    Example     >>> merge("sce_official", [0.0] * 3, [[2, 4, 1], [2, 0, 2]], select_topk=0.5)
+                [2.0, 4.0, 1.0]
+    Departures  none; sce is the paper's form, in which elements that are not selected stay
+    """
+    sign = elected_sign(weighted_sum(deltas, [1.0] * len(share)))
+    return agreeing_mean(scaled_(deltas.clone(), share), share, sign, normalize=True)

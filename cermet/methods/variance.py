@@ -1,0 +1,57 @@
+"""Where models vary most, and how much of their energy is there: what the forms of SCE share."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import Kth, Sum
+from cermet.maths.select import Cutoff, kept_mask
+
+__all__ = ["energy_of_selected", "most_varied", "selected"]
+
+
+def _variance(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "1 *block"]:
+    """Population variance over the models; exactly 0 where they agree."""
+    share = 1.0 / len(deltas)
+    first, *others = deltas
+    mean, room = torch.zeros_like(first), torch.empty_like(first)  # offsets from the first
+    for other in others:
+        mean.add_(torch.sub(other, first, out=room), alpha=share)
+    variance = mean.square().mul_(share)
+    for other in others:
+        offset = torch.sub(other, first, out=room).sub_(mean)
+        variance.add_(offset.square_(), alpha=share)
+    return variance[None]
+
+
+def _largest(*, select_topk: float, nonzero: list[int]) -> list[list[int]]:
+    return [[int(n * select_topk)] for n in nonzero]
+
+
+def _selective(*, select_topk: float) -> bool:
+    return select_topk < 1
+
+
+def selected(
+    deltas: Float[Tensor, "models *block"], *, varied: Cutoff | None
+) -> Float[Tensor, "1 *block"]:
+    """1.0 at the positions that are selected, else 0.0; the same for every model."""
+    if varied is None:
+        return torch.ones_like(deltas[:1])
+    variance = _variance(deltas)
+    return kept_mask(variance[0], varied)[None]
+
+
+def _energy(
+    deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "1 *block"]
+) -> Float[Tensor, "models *block"]:
+    return (deltas * mask).square_()
+
+
+most_varied = Kth("varied", of=_variance, rank=_largest, when=_selective)
+"""The variance from which on an element is selected."""
+
+energy_of_selected = Sum("energy", of=_energy)
+"""Σ τ² of each model over the selected elements."""

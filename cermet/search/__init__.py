@@ -1,0 +1,1 @@
+"""Looking for the best combination: candidates in, scores out."""

@@ -1,0 +1,146 @@
+"""Golden files without a recipe: the original parameters, mapped to ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import cermet
+from tests.golden.case import Case
+
+__all__ = ["BY_TENSORS"]
+
+Model = dict[str, Tensor]
+
+
+def _merge(case: Case, method: str, **parameters: Any) -> Model:
+    return cermet.merge_tensors(method, dict(case.groups["base"]), case.experts, **parameters)
+
+
+def _stacked(groups: list[Mapping[str, Tensor]]) -> Model:
+    """Draws as `merge_tensors` takes them."""
+    return {name: torch.stack([g[name].float() for g in groups]) for name in groups[0]}
+
+
+def _breadcrumbs(case: Case) -> Model:
+    given = case.parameters
+    return _merge(
+        case, "breadcrumbs_official", density=given["top_k_keep"], gamma=given["top_k_remove"],
+        remove_first=given["remove_first"], lambda_=given["alpha"],
+    )  # fmt: skip
+
+
+def _consensus(case: Case) -> Model:
+    given = case.parameters
+    return _merge(
+        case, case.method, threshold=given["tall_mask_lambda"], agree=given["prun_thre_k"],
+        lambda_=given["scaling_coef"],
+    )  # fmt: skip
+
+
+def _dare(case: Case) -> Model:
+    given = case.parameters
+    known = {
+        "density": 1.0 - given["weight_mask_rate"],
+        "rescale": given["use_weight_rescale"],
+        "lambda_": given["scaling_coefficient"],
+    }
+    if given["mask_strategy"] == "magnitude":
+        return _merge(case, "dare_magnitude", **known)
+    # 1 was dropped: below the density an entry is kept
+    return _merge(case, "dare_official", noise=_stacked(case.numbered("drop")), **known)
+
+
+def _della(case: Case) -> Model:
+    given = case.parameters
+    return _merge(
+        case, "della_official", weight=given["weight"], density=given["density"],
+        epsilon=given["window_size"] / 2, normalize=given["normalize"], lambda_=given["lambda"],
+        by_tensor=given["variant"] == "della_layer_norm", noise=_stacked(case.numbered("u")),
+    )  # fmt: skip
+
+
+def _lines(case: Case) -> Model:
+    given = case.parameters
+    known = {"alpha": given["alpha"], "beta": given["beta"]}
+    base, experts = dict(case.groups["base"]), case.experts
+    if given["mode"] == "single_task":
+        experts = [experts[given["task_index"]]]
+    elif given["mode"] == "ties":
+        known_ties = {"density": given["k"] / 100, "normalize": given["agg"] == "mean"}
+        experts = [cermet.merge_tensors("ties_official", base, experts, **known_ties)]
+    return cermet.merge_tensors("lines", base, experts, **known)
+
+
+def _localize(case: Case) -> Model:
+    given = case.parameters
+    return _merge(
+        case, "localize_and_stitch", density=given["sparsity"],
+        layers_only=given["scope"] == "layers",
+    )  # fmt: skip
+
+
+def _metagpt(case: Case) -> Model:
+    return _merge(case, "metagpt")
+
+
+def _pcb(case: Case) -> Model:
+    method = "pcb_merging_es" if case.parameters["variant"] == "ES" else "pcb_merging"
+    given = case.parameters
+    return _merge(case, method, density=given["pcb_ratio"], weight=given["lams"])
+
+
+def _rht(case: Case) -> Model:
+    given = case.parameters
+    return _merge(
+        case, "rht", density=given["density"], weight=given["weights"],
+        frequency=given["majority_sign_method"] == "frequency",
+    )  # fmt: skip
+
+
+def _stock(case: Case) -> Model:
+    return _merge(case, "model_stock")
+
+
+def _ties(case: Case) -> Model:
+    given = case.parameters
+    share = given["reset_thresh"]
+    known = {"density": share / 100 if share > 1 else share, "lambda_": given["lamda"]}
+    if given["merge_func"] == "dis-max":
+        return _merge(case, "ties_max", **known)
+    return _merge(case, "ties_official", normalize=given["merge_func"] == "dis-mean", **known)
+
+
+def _widen(case: Case) -> Model:
+    given = case.parameters
+    return _merge(
+        case, "widen", ratio=given["above_average_value_ratio"],
+        calibration=given["score_calibration_value"],
+    )  # fmt: skip
+
+
+def _wsm(case: Case) -> Model:
+    schedule = case.parameters["schedule"].replace("-", "_")
+    return cermet.merge_tensors("wsm", None, case.experts, schedule=schedule)
+
+
+BY_TENSORS: Mapping[str, Callable[[Case], Model]] = {
+    "breadcrumbs_official": _breadcrumbs,
+    "consensus_ta": _consensus,
+    "consensus_ties": _consensus,
+    "dare_official": _dare,
+    "della_official": _della,
+    "lines": _lines,
+    "localize_and_stitch": _localize,
+    "metagpt": _metagpt,
+    "model_stock_mergellm": _stock,
+    "pcb_merging": _pcb,
+    "rht": _rht,
+    "ties_official": _ties,
+    "widen": _widen,
+    "wsm": _wsm,
+}
+"""Name of a golden method -> our outputs."""

@@ -1,0 +1,51 @@
+"""WSM: coefficients of each schedule, and the identity that they are made by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cermet import MethodError, merge_tensors
+
+Merge = Callable[..., Any]
+
+SCHEDULES = ("linear", "cosine", "minus_sqrt", "inverse_sqrt")
+
+
+def _coefficients(schedule: str, count: int) -> torch.Tensor:
+    """Read off by merging unit vectors."""
+    models = [{"x": row} for row in torch.eye(count)]
+    return merge_tensors("wsm", None, models, schedule=schedule)["x"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_coefficients_are_shares(schedule: str, count: int) -> None:
+    found = _coefficients(schedule, count)
+    assert float(found.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert bool((found >= 0).all())
+
+
+def test_linear_is_the_mean_and_cosine_a_bell() -> None:
+    assert _coefficients("linear", 5).tolist() == pytest.approx([0.2] * 5)
+    bell = [0.0955, 0.25, 0.309, 0.25, 0.0955]
+    assert _coefficients("cosine", 5).tolist() == pytest.approx(bell, abs=1e-4)
+
+
+def test_the_merge_is_the_first_checkpoint_minus_decayed_updates() -> None:
+    """θ₀ − Σ wᵢgᵢ with wᵢ = 1 − √(i/n), the updates gᵢ between checkpoints."""
+    own = torch.Generator().manual_seed(0)
+    steps = torch.randn(6, 10, generator=own).cumsum(dim=0)
+    found = merge_tensors("wsm", None, [{"x": s} for s in steps], schedule="minus_sqrt")["x"]
+    expected = steps[0].clone()
+    for i in range(1, 6):
+        expected -= (1 - (i / 6) ** 0.5) * (steps[i - 1] - steps[i])
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_unknown_schedule_is_refused(merge: Merge) -> None:
+    with pytest.raises(MethodError, match="linear or cosine or minus_sqrt or inverse_sqrt"):
+        merge("wsm", None, [[1.0]], schedule="step")
