@@ -164,7 +164,7 @@ def _example(lines: Sequence[str]) -> list[str]:
     call = ast.parse(found.source, mode="eval").body
     assert isinstance(call, ast.Call)
     name, base, experts = (ast.unparse(a).replace("'", '"') for a in call.args)
-    given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+    given = {k.arg: ast.unparse(k.value).replace("'", '"') for k in call.keywords}
     lines = [
         ">>> import cermet, torch",
         f">>> base = {'None' if base == 'None' else _tensor(base)}",
@@ -176,10 +176,18 @@ def _example(lines: Sequence[str]) -> list[str]:
     spelled = "".join(f", {name}={value}" for name, value in given.items())
     return [
         *lines,
-        f">>> merged = cermet.merge_tensors({name}, base, experts{spelled})",
+        *_called(f"{name}, base, experts{spelled}"),
         '>>> [round(x, 4) for x in merged["x"].tolist()]',
         *found.want.splitlines(),
     ]
+
+
+def _called(arguments: str) -> list[str]:
+    """The call, on three lines where one would be too long for the formatter."""
+    line = f"merged = cermet.merge_tensors({arguments})"
+    if len(line) <= 100:
+        return [f">>> {line}"]
+    return [">>> merged = cermet.merge_tensors(", f"...     {arguments}", "... )"]
 
 
 def _tensor(values: str) -> str:
