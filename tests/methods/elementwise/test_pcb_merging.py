@@ -1,4 +1,4 @@
-"""PCB-Merging (pcb_merging): what wins, what is dropped, and what is not divided by zero."""
+"""PCB-Merging, in both forms of its authors: what wins, what is dropped, and what is not divided by zero."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from cermet import merge_tensors
 
 Merge = Callable[..., Any]
 
+_both_forms = pytest.mark.parametrize("method", ["pcb_merging", "pcb_merging_es"])
+
 
 def _models(count: int) -> list[dict[str, torch.Tensor]]:
     own = torch.Generator().manual_seed(7)
@@ -19,11 +21,12 @@ def _models(count: int) -> list[dict[str, torch.Tensor]]:
     return [{n: torch.randn(s, generator=own) for n, s in shapes.items()} for _ in range(count)]
 
 
-def test_one_expert_gives_its_kept_entries_back() -> None:
+@_both_forms
+def test_one_expert_gives_its_kept_entries_back(method: str) -> None:
     """Scales cancel: the largest half is the expert's, the rest the base's."""
     expert = _models(1)[0]
     base = {name: torch.zeros_like(value) for name, value in expert.items()}
-    found = merge_tensors("pcb_merging", base, [expert], density=0.5, weight=1)
+    found = merge_tensors(method, base, [expert], density=0.5, weight=1)
     flat = torch.cat([found[n].flatten() for n in ("a", "b")])
     given = torch.cat([expert[n].flatten() for n in ("a", "b")])
     kept = flat != 0
@@ -33,29 +36,32 @@ def test_one_expert_gives_its_kept_entries_back() -> None:
     torch.testing.assert_close(flat[inner], given[inner])
 
 
-def test_an_expert_that_is_the_base_takes_no_part(merge: Merge) -> None:
-    found = merge("pcb_merging", [0.0] * 4, [[4, 3, 2, 1], [0, 0, 0, 0]], density=0.5, weight=1)
+@_both_forms
+def test_an_expert_that_is_the_base_takes_no_part(merge: Merge, method: str) -> None:
+    found = merge(method, [0.0] * 4, [[4, 3, 2, 1], [0, 0, 0, 0]], density=0.5, weight=1)
     assert all(v == v for v in found)
-    alone = merge("pcb_merging", [0.0] * 4, [[4, 3, 2, 1]], density=0.5, weight=1)
+    alone = merge(method, [0.0] * 4, [[4, 3, 2, 1]], density=0.5, weight=1)
     assert [v != 0 for v in found] == [v != 0 for v in alone]
 
 
-def test_quantiles_are_those_of_the_whole_model() -> None:
+@_both_forms
+def test_quantiles_are_those_of_the_whole_model(method: str) -> None:
     """A tensor that moved a thousandth as much as the other is dropped."""
     experts = _models(3)
     for expert in experts:
         expert["b"] *= 1e-3
     base = {name: torch.zeros_like(value) for name, value in experts[0].items()}
-    found = merge_tensors("pcb_merging", base, experts, density=0.1)
+    found = merge_tensors(method, base, experts, density=0.1)
     assert found["a"].any()
     assert not found["b"].any()
 
 
+@_both_forms
 @pytest.mark.parametrize("density", [0.0, 1.0])
-def test_ends(density: float) -> None:
+def test_ends(method: str, density: float) -> None:
     experts = _models(2)
     base = {name: torch.zeros_like(value) for name, value in experts[0].items()}
-    found = merge_tensors("pcb_merging", base, experts, density=density)
+    found = merge_tensors(method, base, experts, density=density)
     assert all(torch.isfinite(value).all() for value in found.values())
     count = sum(int((value != 0).sum()) for value in found.values())
     assert count == 0 if density == 0 else count >= 99
