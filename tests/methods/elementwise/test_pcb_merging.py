@@ -1,4 +1,4 @@
-"""PCB-Merging, in both forms of its authors: what wins, what is dropped, and what is not divided by zero."""
+"""PCB-Merging in both forms of its authors: what wins, and what is not divided by zero."""
 
 from __future__ import annotations
 
