@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cermet.core.errors import (
@@ -22,9 +23,11 @@ from cermet.core.errors import (
 
 if TYPE_CHECKING:
     from cermet.api import Merged, clean, merge, merge_tensors, open, plan, soup, verify
-    from cermet.core.registry import Gram, Kth, PerModel, Rows, Sum, method
+    from cermet.assemblies import restore
+    from cermet.core.registry import Bits, Gram, Kth, Numbers, PerModel, Rows, Sum, method
 
 __all__ = [
+    "Bits",
     "BudgetError",
     "CermetError",
     "DataError",
@@ -39,6 +42,7 @@ __all__ = [
     "MethodError",
     "MismatchError",
     "NonFiniteError",
+    "Numbers",
     "OutputError",
     "PerModel",
     "RecipeError",
@@ -51,23 +55,24 @@ __all__ = [
     "method",
     "open",
     "plan",
+    "restore",
     "soup",
     "verify",
 ]
 
 __version__ = "0.1.0"
 
-_REGISTRY = {"Gram", "Kth", "PerModel", "Rows", "Sum", "method"}
+_ROOMS = {
+    "cermet.core.registry": {
+        "Bits", "Gram", "Kth", "Numbers", "PerModel", "Rows", "Sum", "method",
+    },
+    "cermet.assemblies": {"restore"},
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     # torch takes a second to import; `import cermet` and `cermet --help` do not need it.
     if name in __all__:
-        if name in _REGISTRY:
-            from cermet.core import registry
-
-            return getattr(registry, name)
-        from cermet import api
-
-        return getattr(api, name)
+        room = next((room for room, names in _ROOMS.items() if name in names), "cermet.api")
+        return getattr(import_module(room), name)
     raise AttributeError(f"module 'cermet' has no attribute '{name}'")

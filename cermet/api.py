@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cermet.checkpoints.carry import carry_files, chat_template, tokenizer_files
 from cermet.checkpoints.hub import locate
-from cermet.checkpoints.reader import Checkpoint, open_checkpoint
+from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
 from cermet.core.errors import (
     DiskError,
     FormatError,
@@ -25,18 +25,22 @@ from cermet.core.errors import (
 )
 from cermet.engine.copy import check_copies
 from cermet.engine.folder import RECORD, OutputFolder, leftovers
+from cermet.engine.manifest import MANIFEST, manifest_of
 from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.engine.record import model_card, read_record, record_of, write_json
 from cermet.engine.run import (
     DEFAULT_SHARD,
+    PARTS,
     Finished,
     Options,
     check_device,
     merge_plan,
+    parts_layout,
     plan_layout,
 )
 from cermet.engine.tensors import merge_tensors
-from cermet.engine.verify import Findings, check_again, check_digests
+from cermet.engine.verify import Findings, check_again, check_digests, check_parts
+from cermet.recipes.assembly import labels_of
 from cermet.recipes.document import Document, from_data, read_document
 from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
@@ -66,6 +70,8 @@ class Merged:
     """What a merge has written.
 
     seconds: of the merge; sync_seconds: waiting for the disk; bytes: of all weight files.
+    parts_bytes, experts: of an assembly, the bytes of what it keeps of its experts, and their
+    names.
     """
 
     path: Path
@@ -76,6 +82,8 @@ class Merged:
     tensors: int
     resumed_pieces: int
     warnings: tuple[str, ...] = field(default=())
+    parts_bytes: int = 0
+    experts: tuple[str, ...] = ()
 
 
 def open(path: str | Path) -> Mapping[str, Tensor]:
@@ -84,7 +92,7 @@ def open(path: str | Path) -> Mapping[str, Tensor]:
     `path` is a folder, a .safetensors file, a hub name, or `model+adapter`. A tensor is read
     when it is asked for; tensors of safetensors files are views of the file.
     """
-    return _Lazy(_opened(parse_model(str(path))))
+    return _Lazy(opened(parse_model(str(path))))
 
 
 class _Lazy(Mapping[str, Tensor]):
@@ -102,7 +110,7 @@ class _Lazy(Mapping[str, Tensor]):
         return len(self._checkpoint.tensors)
 
 
-def _opened(reference: ModelRef, root: Path | None = None) -> Checkpoint:
+def opened(reference: ModelRef, root: Path | None = None) -> Checkpoint:
     """Open a model that a recipe names, with its adapter."""
     base = open_checkpoint(locate(reference.path, reference.revision, root), reference.path)
     if reference.lora is None:
@@ -127,7 +135,7 @@ def plan(recipe: RecipeLike, *, compat: bool = False, root: Path | None = None) 
     document = _document(recipe)
     parsed, warnings = parse_recipe(document, compat=compat)
     check_recipe(parsed, document, compat=compat)  # before anything is fetched or opened
-    found = resolve(parsed, document, lambda m: _opened(m, root), compat=compat)
+    found = resolve(parsed, document, lambda m: opened(m, root), compat=compat)
     _check_beside(parsed, document, root)
     return _with_warnings(found, warnings)
 
@@ -213,6 +221,8 @@ def merge(
         tensors=len(resolved.tasks),
         resumed_pieces=finished.resumed_pieces,
         warnings=resolved.warnings,
+        parts_bytes=finished.parts.size if finished.parts is not None else 0,
+        experts=labels_of(resolved),
     )
 
 
@@ -283,7 +293,8 @@ def _check_apart(resolved: Plan, out: Path) -> None:
 
 
 def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None:
-    needed = plan_layout(resolved, options.shard_size).size
+    parts = parts_layout(resolved, options.shard_size)
+    needed = plan_layout(resolved, options.shard_size).size + (parts.size if parts else 0)
     present = sum(p.stat().st_size for p in folder.work.glob("*.safetensors"))
     free = shutil.disk_usage(folder.work).free
     if needed - present > free:
@@ -317,6 +328,9 @@ def _write_beside(
         )
         if text is not None:
             (folder.work / "chat_template.jinja").write_text(text, "utf-8")
+    manifest = manifest_of(resolved, finished)
+    if manifest is not None:
+        write_json(folder.work / MANIFEST, manifest)
     card = model_card(resolved, _as_yaml(document.data))
     (folder.work / "README.md").write_text(card, "utf-8")
     record = record_of(resolved, finished, options, document.data, folder.files())
@@ -352,8 +366,13 @@ def verify(
     record = _record(folder)
     check_device(record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
+    if record.get("parts"):
+        kept = check_parts(open_parts(folder, PARTS), record, progress)
+        found = Findings(found.checked + kept.checked, 0, found.problems + kept.problems)
+    if "restore" in record["recipe"]:
+        return found  # there is no recipe of a merge to make it again from
     try:
-        resolved = plan(record["recipe"], compat=True, root=_run_folder(folder, record))
+        resolved = plan(record["recipe"], compat=True, root=run_folder(folder, record))
     except (InputError, MismatchError, FormatError) as error:
         found.problems.append(f"nothing could be made again: {error}")
         return found
@@ -370,7 +389,7 @@ def _record(folder: Path) -> dict[str, Any]:
     return read_record(path)
 
 
-def _run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
+def run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
     """The folder from which a merge was run, seen from its output."""
     return (folder.absolute() / str(record["run"].get("folder", "."))).resolve()
 
@@ -400,7 +419,7 @@ def diagnose(path: str | Path) -> tuple[list[Look], str]:
     record = _record(Path(path))
     merged = outputs_of(Path(path))
     rows = [Look(str(path), merged.architecture, merged.finite, merged.loss, None)]
-    root = _run_folder(Path(path), record)
+    root = run_folder(Path(path), record)
     for model in record["models"]:
         reference = parse_model(model["name"])
         adapter = None

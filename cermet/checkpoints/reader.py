@@ -14,7 +14,14 @@ from cermet.checkpoints.dtypes import SIZES, TORCH
 from cermet.checkpoints.header import TensorInfo, read_header, read_json
 from cermet.core.errors import FormatError, InputError
 
-__all__ = ["Checkpoint", "MemoryCheckpoint", "TensorInfo", "open_checkpoint", "read_config"]
+__all__ = [
+    "Checkpoint",
+    "MemoryCheckpoint",
+    "TensorInfo",
+    "open_checkpoint",
+    "open_parts",
+    "read_config",
+]
 
 _INDEX = "model.safetensors.index.json"
 LONGEST_NAME = 255  # bytes, of a file
@@ -124,7 +131,7 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
         raise InputError(f"'{label}' is neither a folder nor a .safetensors file.")
     config = read_config(path)
     if (path / _INDEX).is_file():
-        return SafetensorsCheckpoint(label, config, _sharded(path))
+        return SafetensorsCheckpoint(label, config, _sharded(path / _INDEX))
     files = sorted(path.glob("*.safetensors"))
     if files:
         single = path / "model.safetensors"
@@ -135,6 +142,19 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
 
         return BinCheckpoint(path, label)
     raise InputError(f"'{label}' holds no weights: neither *.safetensors nor pytorch_model*.bin.")
+
+
+def open_parts(folder: Path, stem: str) -> Checkpoint:
+    """Open what stands beside the weights of a folder, in files whose names begin with `stem`.
+
+    Raises InputError where there is nothing, FormatError where it is damaged.
+    """
+    index, single = (folder / f"{stem}.safetensors{end}" for end in (".index.json", ""))
+    if index.is_file():
+        return SafetensorsCheckpoint(str(index), {}, _sharded(index))
+    if not single.is_file():
+        raise InputError(f"'{folder}' holds no {single.name}.")
+    return SafetensorsCheckpoint(str(single), {}, read_header(single))
 
 
 def _only_models(files: list[Path]) -> list[Path]:
@@ -160,9 +180,9 @@ def _inside(shard: str) -> bool:
     return plain and shard not in ("", ".", "..") and len(shard.encode()) <= LONGEST_NAME
 
 
-def _sharded(folder: Path) -> dict[str, TensorInfo]:
+def _sharded(index: Path) -> dict[str, TensorInfo]:
     """The tensors that an index lists, each found in the shard that it names."""
-    index = folder / _INDEX
+    folder = index.parent
     weight_map = read_json(index, "the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"'{index}' has no weight_map.")

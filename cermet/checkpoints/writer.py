@@ -51,6 +51,7 @@ class Layout:
     shards: tuple[Shard, ...]
     slots: Mapping[str, Slot]
     index: bytes | None
+    stem: str = "model"
 
     @property
     def size(self) -> int:
@@ -67,10 +68,10 @@ class Layout:
         return all(p.is_file() and p.stat().st_size == size for p, size in paths)
 
 
-def layout(slots: Sequence[Slot], shard_size: int) -> Layout:
+def layout(slots: Sequence[Slot], shard_size: int, stem: str = "model") -> Layout:
     """Divide tensors, in order, over files of at most `shard_size` bytes of data each.
 
-    A tensor larger than that has a file of its own.
+    A tensor larger than that has a file of its own. Names of files begin with `stem`.
     """
     groups: list[list[Slot]] = [[]]
     filled = 0
@@ -83,9 +84,8 @@ def layout(slots: Sequence[Slot], shard_size: int) -> Layout:
     shards = []
     for number, group in enumerate(groups, start=1):
         one = len(groups) == 1
-        file = (
-            "model.safetensors" if one else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        )
+        place = "" if one else f"-{number:05d}-of-{len(groups):05d}"
+        file = f"{stem}{place}.safetensors"
         header = encode_header({s.name: (s.dtype, s.shape, s.nbytes) for s in group})
         begins, position = {}, len(header)
         for slot in group:
@@ -99,7 +99,7 @@ def layout(slots: Sequence[Slot], shard_size: int) -> Layout:
         index = json.dumps(
             {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2
         ).encode()
-    return Layout(tuple(shards), {s.name: s for s in slots}, index)
+    return Layout(tuple(shards), {s.name: s for s in slots}, index, stem)
 
 
 class ShardWriter:
@@ -120,7 +120,7 @@ class ShardWriter:
         for shard in plan.shards:
             self._open(shard, resume)
         if plan.index is not None:
-            (folder / "model.safetensors.index.json").write_bytes(plan.index)
+            (folder / f"{plan.stem}.safetensors.index.json").write_bytes(plan.index)
 
     def _open(self, shard: Shard, resume: bool) -> None:
         path = self.folder / shard.file

@@ -15,6 +15,7 @@ from cermet.cli.demo import demo
 from cermet.cli.merge import merge
 from cermet.cli.methods import methods
 from cermet.cli.plan import plan
+from cermet.cli.restore import restore
 from cermet.cli.soup import soup
 from cermet.cli.verify import verify
 from cermet.core.errors import CermetError
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (merge, plan, soup, methods, verify, clean, demo):
+for verb in (merge, plan, restore, soup, methods, verify, clean, demo):
     app.command()(verb)
 
 _INTERRUPTED = 130

@@ -85,3 +85,8 @@ def merge(
         f"{done.seconds:.2f} s (and {done.sync_seconds:.2f} s until all was on the disk)"
         f"{resumed}."
     )
+    if done.experts:
+        typer.echo(
+            f"{decimal(done.parts_bytes)} beside it restore {', '.join(done.experts)}: "
+            f"cermet restore {shlex.quote(str(out))} OUT --task NAME"
+        )

@@ -80,5 +80,9 @@ def _print(found: dict[str, Any]) -> None:
         f" (budget {decimal(found['memory_budget'])})",
         f"time    about {found['seconds']:.0f} s here, roughly",
     ]
+    if found["parts"]:
+        kept = decimal(sum(part["bytes"] for part in found["parts"]))
+        names = ", ".join(found["experts"])
+        lines.insert(2, f"keeps   {kept} in {len(found['parts'])} file(s) to restore {names}")
     for line in lines:
         console.print(line, markup=False, highlight=False)

@@ -24,10 +24,13 @@ from cermet.core.errors import InputError, MethodError
 from cermet.core.types import Grain, On
 
 __all__ = [
+    "Bits",
     "Gram",
     "Kth",
     "Method",
+    "Numbers",
     "Parameter",
+    "Part",
     "PerModel",
     "Round",
     "Rows",
@@ -82,12 +85,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Sum(Round):
-    """Sums of `of` over the tensor: a float64 tensor [...].
-
-    With `mean`, each tensor counts with its mean instead of its sum.
-    """
-
-    mean: bool = False
+    """Sums of `of` over the tensor: a float64 tensor [...]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +113,37 @@ class Kth(Round):
 
     rank: Callable[..., Sequence[Sequence[int]]] = field(default=lambda: ())
     smallest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a merge leaves of each expert beside the merged tensor; it makes an assembly.
+
+    Attributes
+    ----------
+    name: its key in what the merge returns, and the argument under which `restore` gets it.
+    only: place and parameters -> whether a tensor has this part; all have it by default.
+    """
+
+    name: str
+    only: Callable[..., bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bits(Part):
+    """Zeros and ones [models, *block], kept as one bit for each element and expert."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers(Part):
+    """Numbers [models, *shape] of a whole tensor, as every block of it returns them.
+
+    `shape` maps place and parameters to the shape for one expert. They are kept in the dtype
+    of the merged tensor, or in float32 with `exact`.
+    """
+
+    shape: Callable[..., tuple[int, ...]] = field(default=lambda: ())
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +191,8 @@ class Method:
     accepts: Mapping[str, str]
     parameters: Mapping[str, Parameter]
     properties: frozenset[str]
+    parts: tuple[Part, ...] = ()
+    restore: Callable[..., Any] | None = None
 
     @property
     def summary(self) -> str:
@@ -244,6 +275,8 @@ def method(
     accepts: Mapping[str, str] | None = None,
     limits: Mapping[str, Limits] | None = None,
     properties: Sequence[str] = (),
+    parts: Sequence[Part] = (),
+    restore: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a method; the decorated function is returned unchanged.
 
@@ -273,6 +306,10 @@ def method(
     limits: least and most value of a parameter, None where there is none.
     accepts: parameters of mergekit that have no effect here, with the reason.
     properties: names of the properties that the contract test holds the method to.
+    parts: what the merge returns of each expert: not a tensor then, but the merged tensor and
+        a mapping from the parts' names.
+    restore: merged block [*block] -> the block of one expert's model; takes `base` (the same
+        block of the base) and the expert's parts by name, None where a tensor has none.
     """
     chosen: Callable[..., Grain] = grain if callable(grain) else lambda: grain
 
@@ -298,6 +335,8 @@ def method(
             accepts=dict(accepts or {}),
             parameters=_parameters(function, derived, {**_LIMITS, **(limits or {})}),
             properties=frozenset(properties),
+            parts=tuple(parts),
+            restore=restore,
         )
         return function
 

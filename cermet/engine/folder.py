@@ -207,7 +207,7 @@ class OutputFolder:
                 os.replace(self._old, self.out)
             raise
         # Not before: the lock keeps other merges out of the folder.
-        (self.out / _JOURNAL).unlink()
+        (self.out / _JOURNAL).unlink(missing_ok=True)  # a restoring run keeps none
         (self.out / _LOCK).unlink()
         if self._old.exists():
             _remove(self._old)

@@ -8,7 +8,8 @@ from typing import Any
 
 from cermet.core.errors import DiskError
 from cermet.engine.memory import block_bytes
-from cermet.engine.run import Options, block_of, parameters_of, plan_layout
+from cermet.engine.run import Options, block_of, parameters_of, parts_layout, plan_layout
+from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan, Task
 
 __all__ = ["forecast"]
@@ -24,12 +25,13 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
     Raises DiskError and BudgetError where the machine cannot hold the output or a block.
     """
     files = plan_layout(plan, options.shard_size)
+    parts = parts_layout(plan, options.shard_size)
+    size = files.size + (parts.size if parts is not None else 0)
     place = _existing(out.absolute())
     free = shutil.disk_usage(place).free if place is not None else None
-    if free is not None and files.size > free:
+    if free is not None and size > free:
         raise DiskError(
-            f"The output takes {files.size / 1e9:.2f} GB, but '{place}' has "
-            f"{free / 1e9:.2f} GB free."
+            f"The output takes {size / 1e9:.2f} GB, but '{place}' has {free / 1e9:.2f} GB free."
         )
     threads = options.workers()
     return {
@@ -48,6 +50,8 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
         "bytes_read": plan.bytes_read(),
         "bytes_written": plan.bytes_written(),
         "files": [{"file": s.file, "bytes": s.size} for s in files.shards],
+        "experts": list(labels_of(plan)),
+        "parts": [{"file": s.file, "bytes": s.size} for s in parts.shards] if parts else [],
         "disk_free": free,
         "memory": threads * max((_block_bytes(t, options) for t in plan.tasks), default=0),
         "memory_budget": options.memory,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from cermet.core.registry import Kth, Round, Sum, call
+from cermet.core.registry import Kth, Round, call
 from cermet.engine.executors import Stage, Staged
 from cermet.engine.job import Job
 from cermet.engine.search import Search
@@ -50,8 +50,7 @@ class Group:
                 job.state[spec.name] = whole.at(search.offsets.get(job, 0))
             return
         yield from _together([job.round(spec) for job in taking])
-        mean = isinstance(spec, Sum) and spec.mean
-        parts = [job.state[spec.name] / (job.cut.numel if mean else 1) for job in taking]
+        parts = [job.state[spec.name] for job in taking]
         for job in self.jobs:
             job.state[spec.name] = torch.stack(parts).sum(dim=0)
 

@@ -8,7 +8,7 @@ method does not know how its tensor was cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from cermet.core.registry import Gram, Kth, Method, PerModel, Round, Rows, Sum, 
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
 from cermet.engine.geometry import LEAF, Geometry, geometry
+from cermet.engine.parts import PartsOut
 from cermet.engine.search import Search
 from cermet.engine.target import Target
 from cermet.maths.select import Cutoff
@@ -37,12 +38,13 @@ _STRONG = 1e4  # a parameter from which on ordinary inputs may
 
 @dataclass(slots=True)
 class Done:
-    """What a merged piece leaves in the journal: partial digests of output and inputs."""
+    """What a merged piece leaves in the journal: partial digests of output, inputs and parts."""
 
     start: int
     stop: int
     output: int
     inputs: list[int]
+    parts: list[int] = field(default_factory=list)
 
 
 class Job:
@@ -68,6 +70,7 @@ class Job:
         cache: int = 1 << 26,
         skip: frozenset[int] = frozenset(),
         finished: Callable[[Done], None] | None = None,
+        parts: PartsOut | None = None,
     ) -> None:
         self.name = name
         self.method = method
@@ -86,6 +89,9 @@ class Job:
         self.blocks = Blocks(
             name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache
         )
+        self.parts = parts
+        if parts is not None:
+            parts.check(method.name, self.cut)
 
     # -- stages ---------------------------------------------------------------
 
@@ -260,23 +266,38 @@ class Job:
 
     # -- merge ----------------------------------------------------------------
 
-    def _merged(self, streams: Sequence[Stream], begin: int, end: int) -> Tensor:
-        """The result of one block, float32, in the shape that the method sees."""
+    def _merged(
+        self, streams: Sequence[Stream], begin: int, end: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The result of one block, float32, in the shape that the method sees; its parts."""
         coefficients = self._coefficients()
         if coefficients is not None:
             total, base = self.blocks.fold(coefficients, begin, end)
             self._check(total, begin, end)  # NaN and infinity stay what they are in a sum
-            return total if base is None else total.add_(base)
+            return (total if base is None else total.add_(base)), {}
         block, base = self.blocks.load(begin, end)
         self._check(block, begin, end)
-        merged = self._apply(self.method.function, block, streams, begin, end)
+        merged: Any = self._apply(self.method.function, block, streams, begin, end)
+        parts: Mapping[str, Tensor] = {}
+        if self.method.parts:
+            merged, parts = self._divided(merged)
         if not isinstance(merged, Tensor) or merged.shape != block.shape[1:]:
             shape = list(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
             raise MethodError(
                 f"'{self.method.name}' returned {shape} for a block {list(block.shape)} of tensor "
                 f"'{self.name}'; it must return {list(block.shape[1:])}."
             )
-        return merged if base is None else merged.add_(base)
+        return (merged if base is None else merged.add_(base)), parts
+
+    def _divided(self, result: Any) -> tuple[Any, Mapping[str, Tensor]]:
+        """The merged block and its parts, of a method that declares parts."""
+        wanted = {slot.part.name for slot in self.parts.slots} if self.parts is not None else set()
+        if isinstance(result, tuple) and len(result) == 2 and wanted <= set(result[1]):
+            return result
+        raise MethodError(
+            f"'{self.method.name}' declares parts, so on tensor '{self.name}' it must return the "
+            f"merged block and a mapping with {', '.join(sorted(wanted)) or 'nothing'}."
+        )
 
     def _coefficients(self) -> PerModel | None:
         """What the models are multiplied by, where the merge is nothing but their sum."""
@@ -287,11 +308,16 @@ class Job:
 
     def _merge(self, start: int, stop: int) -> None:
         streams, done = self.streams(), self._nothing_done(start, stop)
+        packer = None if self.parts is None else self.parts.piece(start, stop)
         for begin, end in self.cut.blocks(start, stop):
-            merged = self._merged(streams, begin, end).reshape(-1)
-            out = merged.to("cpu", self.target.dtype)
+            merged, parts = self._merged(streams, begin, end)
+            out = merged.reshape(-1).to("cpu", self.target.dtype)
             self._sign_off(out, begin, end, done)
             self.target.put(begin, out)
+            if packer is not None:
+                packer.add(begin, parts)
+        if packer is not None:
+            done.parts = packer.finish()
         if self.finished is not None:
             self.finished(done)
 
@@ -299,7 +325,7 @@ class Job:
         unit = self.cut.unit
         whole = self.target.view(0, self.cut.numel).view(unit, -1)
         for begin, end in self.cut.blocks(start, stop):
-            merged = self._merged([], begin, end)
+            merged, _ = self._merged([], begin, end)
             whole[:, begin // unit : end // unit].copy_(merged.t())
 
     def _seal(self) -> None:

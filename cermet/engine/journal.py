@@ -73,7 +73,7 @@ class Journal:
     def record(self, task: int, done: Done) -> None:
         """One more piece is finished, and its bytes are in the output file."""
         with self._lock:
-            self._append([task, done.start, done.stop, done.output, done.inputs])
+            self._append([task, done.start, done.stop, done.output, done.inputs, done.parts])
             self.done.setdefault(task, {})[done.start] = done
 
     def close(self) -> None:
@@ -94,9 +94,11 @@ def _parsed(line: bytes) -> Any:
 def _entry(line: bytes) -> tuple[int, Done] | None:
     """A finished piece; None where the line is damaged."""
     entry = _parsed(line)
-    if not isinstance(entry, list) or len(entry) != 5 or not isinstance(entry[4], list):
+    if not isinstance(entry, list) or len(entry) != 6:
         return None
-    if not all(type(number) is int for number in (*entry[:4], *entry[4])):
+    if not all(isinstance(part, list) for part in entry[4:]):
         return None
-    task, start, stop, output, inputs = entry
-    return task, Done(start, stop, output, inputs)
+    if not all(type(number) is int for number in (*entry[:4], *entry[4], *entry[5])):
+        return None
+    task, start, stop, output, inputs, parts = entry
+    return task, Done(start, stop, output, inputs, parts)

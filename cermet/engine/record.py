@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import FormatError
 from cermet.core.fingerprint import digest_hex, sha256_hex
 from cermet.engine.run import Finished, Options, parameters_of
+from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan
 
 __all__ = ["model_card", "read_record", "record_of", "sources_of", "write_json"]
@@ -112,6 +114,21 @@ def record_of(
         "warnings": list(plan.warnings),
         "files": sorted(files),
         "tensors": tensors,
+        "parts": parts_record(finished),
+    }
+
+
+def parts_record(finished: Finished) -> dict[str, dict[str, str]]:
+    """What is kept of the experts, by name: its file and its digest."""
+    files = finished.parts
+    if files is None:
+        return {}
+    return {
+        name: {
+            "file": files.shard_of(name),
+            "digest": digest_hex(finished.part_digests[name], slot.nbytes),
+        }
+        for name, slot in files.slots.items()
     }
 
 
@@ -140,6 +157,11 @@ class _Tensor(_Part):
     sources: list[_Source]
 
 
+class _Kept(_Part):
+    file: str
+    digest: str
+
+
 class _Run(_Part):
     device: str = Field(pattern=r"^(cpu|cuda(:\d{1,3})?)$")
     folder: str = Field(default=".", pattern=r"^[^\x00]*$")
@@ -149,6 +171,7 @@ class _Record(_Part):
     recipe: dict[str, Any]
     models: list[_Model]
     tensors: dict[str, _Tensor]
+    parts: dict[str, _Kept] = {}
     run: _Run
 
 
@@ -174,6 +197,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def model_card(plan: Plan, recipe_yaml: str) -> str:
     """README.md of the output: what it was made of, how, and how to make it again."""
     method = plan.method
+    experts = _experts_card(plan)
     listed = "\n".join(f"- `{ref}`" for ref in plan.models)
     count = sum(task.numel for task in plan.tasks)
     return f"""---
@@ -192,7 +216,7 @@ Made by Cermet with the method `{method.name}`
 ## Models
 
 {listed}
-
+{experts}
 ## Recipe
 
 ```yaml
@@ -201,4 +225,21 @@ Made by Cermet with the method `{method.name}`
 
 `cermet.json` holds the recipe resolved for every tensor, and the digests of everything
 that was read and written; `cermet verify` checks them.
+"""
+
+
+def _experts_card(plan: Plan) -> str:
+    """How to get the experts back, for the model card of an assembly."""
+    labels = labels_of(plan)
+    if not labels:
+        return ""
+    return f"""
+## Experts
+
+This is an assembly: beside the merged model it holds what restores each of its experts,
+{", ".join(f"`{label}`" for label in labels)}:
+
+```
+cermet restore FOLDER OUT --task {shlex.quote(labels[0])}
+```
 """

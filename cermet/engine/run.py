@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,25 @@ from cermet.engine.memory import (
     block_elements,
     keep_freed_memory,
 )
+from cermet.engine.parts import PartsOut
 from cermet.engine.target import ShardTarget, Target
+from cermet.recipes.assembly import labels_of, slots_of
 from cermet.recipes.plan import Named, Plan, Task
 
-__all__ = ["Finished", "Options", "job_of", "merge_plan", "plan_layout"]
+__all__ = [
+    "PARTS",
+    "Finished",
+    "Options",
+    "job_of",
+    "merge_plan",
+    "parts_layout",
+    "plan_layout",
+]
 
 DEFAULT_SHARD = 5_000_000_000
+
+PARTS = "parts"
+"""What the names of the files begin with that hold the experts' parts of an assembly."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ class Finished:
 
     seconds: of the merge itself; sync_seconds: waiting for the disk afterwards.
     digests: task name -> partial digests of output and inputs, added up.
+    parts: the files of what is kept of each expert. part_digests: by the names in them.
     """
 
     out: Path
@@ -83,11 +98,24 @@ class Finished:
     resumed_pieces: int
     peak_bytes: int
     digests: Mapping[str, tuple[int, list[int]]] = field(default_factory=dict)
+    parts: Layout | None = None
+    part_digests: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_layout(plan: Plan, shard_size: int) -> Layout:
-    """The files of a plan's output."""
+    """The weight files of a plan's output."""
     return layout([Slot(t.name, t.dtype, t.shape, t.nbytes) for t in plan.tasks], shard_size)
+
+
+def parts_layout(plan: Plan, shard_size: int) -> Layout | None:
+    """The files of what a plan leaves of each expert; None where that is nothing."""
+    labels = labels_of(plan)
+    slots = [
+        Slot(s.name, s.dtype, s.shape, SIZES[s.dtype] * math.prod(s.shape))
+        for task in plan.tasks
+        for s in slots_of(task, labels)
+    ]
+    return layout(slots, shard_size, PARTS) if slots else None
 
 
 def check_device(device: str) -> None:
@@ -110,6 +138,7 @@ def job_of(
     skip: frozenset[int] = frozenset(),
     finished: Callable[[Done], None] | None = None,
     noise: torch.Tensor | None = None,
+    parts: PartsOut | None = None,
 ) -> Job | CopyJob:
     """The work on one task."""
 
@@ -141,7 +170,16 @@ def job_of(
         cache=0 if task.method.whole else options.memory // (4 * options.workers()),
         skip=skip,
         finished=finished,
+        parts=parts,
     )
+
+
+def parts_out(
+    task: Task, labels: Sequence[str], target: Callable[[str], Target]
+) -> PartsOut | None:
+    """Where the parts of a task go, `target` by the names that they have; None without any."""
+    slots = slots_of(task, labels)
+    return PartsOut(slots, [target(slot.name) for slot in slots]) if slots else None
 
 
 def block_of(task: Task, options: Options) -> int:
@@ -154,7 +192,7 @@ def block_of(task: Task, options: Options) -> int:
     )
 
 
-def fingerprint(plan: Plan, layout: Layout, device: str) -> str:
+def fingerprint(plan: Plan, layouts: Sequence[Layout], device: str) -> str:
     """What a journal is valid for: the same tasks on the same files, into the same files."""
     known: dict[Path, tuple[int, int]] = {}
     for checkpoint in plan.checkpoints:
@@ -173,7 +211,7 @@ def fingerprint(plan: Plan, layout: Layout, device: str) -> str:
         plan.compute_dtype,
         [str(m) for m in plan.models],
         sorted((str(p), *s) for p, s in known.items()),
-        [s.header.hex() for s in layout.shards],
+        [s.header.hex() for files in layouts for s in files.shards],
         device.split(":")[0],
     ]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
@@ -196,6 +234,9 @@ def merge_plan(
     """
     check_device(options.device)
     files = plan_layout(plan, options.shard_size)
+    beside = parts_layout(plan, options.shard_size)
+    layouts = [files, *([beside] if beside is not None else [])]
+    labels = labels_of(plan)
     for task in plan.tasks:
         if task.method is not None and options.block is None:
             block_of(task, options)
@@ -204,14 +245,14 @@ def merge_plan(
     try:
         journal = Journal(
             out.journal,
-            fingerprint(plan, files, options.device),
+            fingerprint(plan, layouts, options.device),
             resume=options.resume,
-            intact=files.present(out.work),
+            intact=all(f.present(out.work) for f in layouts),
         )
         resumed = sum(len(pieces) for pieces in journal.done.values())
         if not resumed:
             out.clear()
-        writer = ShardWriter(out.work, files, resume=resumed > 0)
+        writers = [ShardWriter(out.work, f, resume=resumed > 0) for f in layouts]
     except OSError as error:
         raise DiskError(f"'{out.work}': {error.strerror or error}.") from error
     gauge = MemoryGauge()
@@ -230,12 +271,13 @@ def merge_plan(
             yield job_of(
                 task,
                 plan.checkpoints,
-                ShardTarget(writer, task.name),
+                ShardTarget(writers[0], task.name),
                 options,
                 seed=plan.recipe.seed,
                 compute=plan.compute_dtype,
                 skip=frozenset(journal.done.get(index, {})),
                 finished=finished,
+                parts=parts_out(task, labels, lambda name: ShardTarget(writers[1], name)),
             )
 
     threads = torch.get_num_threads()
@@ -243,11 +285,13 @@ def merge_plan(
     try:
         executor_for(options.workers()).run(grouped(jobs()))
         merged = time.perf_counter()
-        writer.sync()
+        for writer in writers:
+            writer.sync()
     finally:
         torch.set_num_threads(threads)
         journal.close()
-        writer.close()
+        for writer in writers:
+            writer.close()
     return Finished(
         out=out.out,
         layout=files,
@@ -256,6 +300,8 @@ def merge_plan(
         resumed_pieces=resumed,
         peak_bytes=gauge.peak,
         digests=_added_up(plan, journal),
+        parts=beside,
+        part_digests=_parts_added_up(plan, labels, journal),
     )
 
 
@@ -267,6 +313,17 @@ def _added_up(plan: Plan, journal: Journal) -> dict[str, tuple[int, list[int]]]:
             output += done.output
             inputs = [a + b for a, b in zip(inputs, done.inputs, strict=True)]
         found[task.name] = (output, inputs)
+    return found
+
+
+def _parts_added_up(plan: Plan, labels: Sequence[str], journal: Journal) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for index, task in enumerate(plan.tasks):
+        names = [slot.name for slot in slots_of(task, labels)]
+        found |= dict.fromkeys(names, 0)
+        for done in journal.done.get(index, {}).values():
+            for name, digest in zip(names, done.parts, strict=True):
+                found[name] += digest
     return found
 
 

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from cermet.anatomy import survey
-from cermet.checkpoints.dtypes import FLOATS
+from cermet.checkpoints.dtypes import FLOATS, TORCH
 from cermet.checkpoints.reader import MemoryCheckpoint
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method
+from cermet.engine.blocks import Input
+from cermet.engine.executors import Staged
 from cermet.engine.group import grouped
-from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.restore import RestoreJob, parts_of, shares
+from cermet.engine.run import Options, executor_for, job_of, parts_out
 from cermet.engine.target import MemoryTarget
+from cermet.recipes.assembly import slots_of
 from cermet.recipes.plan import Named, Task
 from cermet.recipes.settings import convert, unknown
 
@@ -30,6 +34,7 @@ def merge_tensors(
     seed: int = 0,
     noise: Mapping[str, Tensor] | None = None,
     needs: Mapping[str, Any] | None = None,
+    task: int | Mapping[int, float] | None = None,
     threads: int = 1,
     block: int | None = None,
     **parameters: Any,
@@ -44,6 +49,8 @@ def merge_tensors(
     seed, noise: the seed of random methods, or their draws [experts, *shape] in [0, 1) by
         tensor name.
     needs: named statistics, for methods that declare them.
+    task: of a method that makes an assembly, the expert whose model is restored from it, or
+        experts and their weights; the merged model itself by default.
     parameters: of the method; one that has a value for each model is a number or a sequence
         in the order of the experts.
 
@@ -67,22 +74,78 @@ def merge_tensors(
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
     checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
     template = len(experts) if base is not None else 0
+    weights = _weights(found, task, len(experts))
+    labels = [str(i) for i in range(len(experts))]
     out: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
     options = Options(threads=threads, block=block)
-    jobs = []
-    previous = torch.get_num_threads()
-    for task in _memory_tasks(found, checkpoints, template, values, base is not None):
-        target = torch.empty(task.shape, dtype=models[template][task.name].dtype)
-        out[task.name] = target
-        draws = None if noise is None else _draws(noise, task, len(experts))
+    jobs: list[Staged] = []
+    tasks = _memory_tasks(found, checkpoints, template, values, base is not None)
+    for each in tasks:
+        out[each.name] = torch.empty(each.shape, dtype=models[template][each.name].dtype)
+        for slot in slots_of(each, labels):
+            kept[slot.name] = torch.empty(slot.shape, dtype=TORCH[slot.dtype])
+        draws = None if noise is None else _draws(noise, each, len(experts))
         jobs.append(
-            job_of(task, checkpoints, MemoryTarget(target), options, seed=seed, noise=draws)
-        )
+            job_of(
+                each, checkpoints, MemoryTarget(out[each.name]), options, seed=seed, noise=draws,
+                parts=parts_out(each, labels, lambda name: MemoryTarget(kept[name])),
+            )
+        )  # fmt: skip
+    _run(jobs, options)
+    if weights:
+        return _restored(tasks, checkpoints, MemoryCheckpoint("parts", kept), out, weights, options)
+    return out
+
+
+def _run(jobs: Sequence[Staged], options: Options) -> None:
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         executor_for(options.workers()).run(grouped(jobs))
     finally:
         torch.set_num_threads(previous)
+
+
+def _weights(
+    method: Method, task: int | Mapping[int, float] | None, count: int
+) -> dict[int, float]:
+    """Experts to restore and their shares of 1; none where the merged model is wanted."""
+    if task is None:
+        return {}
+    if method.restore is None:
+        raise MethodError(f"'{method.name}' makes one model, so there is no task to restore.")
+    given = task if isinstance(task, Mapping) else {task: 1.0}
+    for index in given:
+        if not 0 <= index < count:
+            raise MethodError(f"There is no expert {index}; they are 0 to {count - 1}.")
+    return shares(given)
+
+
+def _restored(
+    tasks: Sequence[Task],
+    checkpoints: tuple[MemoryCheckpoint, ...],
+    kept: MemoryCheckpoint,
+    merged: Mapping[str, Tensor],
+    weights: Mapping[int, float],
+    options: Options,
+) -> dict[str, Tensor]:
+    """The model of some experts out of what a merge has left in memory."""
+    source = MemoryCheckpoint("merged", merged)
+    out, jobs = dict(merged), []
+    for task in tasks:
+        if task.method is None or task.base is None:
+            continue
+        out[task.name] = torch.empty_like(merged[task.name])
+        base = Input(checkpoints[task.base.model], task.base.tensor)
+        jobs.append(
+            RestoreJob(
+                task.place, task.method, task.parameters, Input(source, task.name), base, kept,
+                [parts_of(task.method, str(i), task.name, kept.tensors) for i in weights],
+                list(weights.values()), MemoryTarget(out[task.name]), block=options.block,
+            )
+        )  # fmt: skip
+    _run(jobs, options)
     return out
 
 

@@ -20,7 +20,7 @@ from cermet.engine.run import Options, executor_for, job_of
 from cermet.engine.target import MemoryTarget
 from cermet.recipes.plan import Plan, Task
 
-__all__ = ["Findings", "check_again", "check_digests"]
+__all__ = ["Findings", "check_again", "check_digests", "check_parts"]
 
 _STEP = 1 << 22  # elements looked at at once
 
@@ -72,6 +72,27 @@ def check_digests(
         found.checked += 1
         if progress is not None:
             progress(folder.tensors[name].nbytes)
+    return found
+
+
+def check_parts(
+    kept: Checkpoint, record: Mapping[str, Any], progress: Callable[[int], None] | None = None
+) -> Findings:
+    """Compare what is kept of the experts with the digests in the record."""
+    found = Findings()
+    expected: Mapping[str, Any] = record["parts"]
+    for name in kept.tensors.keys() - expected.keys():
+        found.problems.append(f"'{name}' is not in the record")
+    for name, entry in expected.items():
+        if name not in kept.tensors:
+            found.problems.append(f"'{name}' is missing")
+            continue
+        digest, _ = _digest(kept, name)
+        if digest != entry["digest"]:
+            found.problems.append(f"'{name}' in '{entry['file']}' has changed since it was written")
+        found.checked += 1
+        if progress is not None:
+            progress(kept.tensors[name].nbytes)
     return found
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "largest_agreeing",
     "mean_coefficients",
     "needed_by",
+    "needed_by_each",
     "scaled_",
     "weighted_sum",
 ]
@@ -101,12 +102,25 @@ def largest_agreeing(deltas: Tensor, sign: Tensor) -> Tensor:
     return deltas.mul_(sign).clamp_min_(0.0).amax(dim=0).mul_(sign)
 
 
+def needed_by_each(
+    deltas: Tensor, total: Tensor, thresholds: Sequence[float], out: Tensor | None = None
+) -> Tensor:
+    """1.0 where a model needs an entry of the total: |δᵢ| > tᵢ|total − δᵢ| (TALL-masks).
+
+    `out`: where to write it [models, *block]; new memory by default.
+    """
+    masks = torch.empty_like(deltas) if out is None else out
+    for delta, threshold, mask in zip(deltas, thresholds, masks, strict=True):
+        torch.sub(total, delta, out=mask).abs_().mul_(threshold)
+        torch.gt(delta.abs(), mask, out=mask)
+    return masks
+
+
 def needed_by(deltas: Tensor, total: Tensor, thresholds: Sequence[float], least: int) -> Tensor:
-    """1.0 where at least so many models need an entry: |δᵢ| > tᵢ|total − δᵢ| (TALL-masks)."""
-    count, room = torch.zeros_like(total), torch.empty_like(total)
-    for delta, threshold in zip(deltas, thresholds, strict=True):
-        torch.sub(total, delta, out=room).abs_().mul_(threshold)
-        count.add_(torch.gt(delta.abs(), room, out=room))
+    """1.0 where at least so many models need an entry, as in `needed_by_each`: [*block]."""
+    count, room = torch.zeros_like(total), torch.empty_like(deltas[:1])
+    for i, threshold in enumerate(thresholds):
+        count.add_(needed_by_each(deltas[i : i + 1], total, [threshold], room)[0])
     return torch.ge(count, float(least), out=count)
 
 

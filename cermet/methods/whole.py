@@ -6,11 +6,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, Sum
-from cermet.maths.combine import weighted_sum
+from cermet.maths.combine import agreeing_mean, elected, weighted_sum
 from cermet.maths.select import Cutoff
 from cermet.maths.sparsify import magnitudes, trim
 
 __all__ = [
+    "agreeing_sum",
     "energy",
     "energy_shares",
     "global_balance",
@@ -50,6 +51,16 @@ global_balance = Sum("balance", of=_signs, scope="model")
 def zero_sign(*, balance: Tensor) -> dict[str, float]:
     """The sign of entries whose deltas cancel: that of the majority, minus where there is none."""
     return {"at_zero": 1.0 if float(balance) > 0 else -1.0}
+
+
+def agreeing_sum(
+    deltas: Float[Tensor, "models *block"], cutoff: Cutoff, at_zero: float
+) -> Float[Tensor, "*block"]:
+    """Sum of what agrees with the elected sign, of deltas trimmed for the whole model."""
+    kept = trimmed_globally(deltas, cutoff)
+    ones = [1.0] * len(kept)
+    sign = elected(weighted_sum(kept, ones), at_zero)
+    return agreeing_mean(kept, ones, sign, normalize=False)
 
 
 def squares(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "models *block"]:

@@ -13,6 +13,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError, RecipeError
 from cermet.core.registry import Method, call
 from cermet.core.types import Place, Role
+from cermet.recipes.assembly import check_assembly
 from cermet.recipes.config import Opened, output_config
 from cermet.recipes.document import Document
 from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of, settings_of
@@ -393,7 +394,7 @@ def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool 
     opened = zip(resolver.models, resolver.checkpoints, resolver.anatomies, strict=True)
     known = {model: Opened(model, c, a) for model, c, a in opened}
     donor = known[resolver.models[resolver.donor]]
-    return Plan(
+    plan = Plan(
         recipe=recipe,
         method=method,
         models=resolver.models,
@@ -405,3 +406,5 @@ def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool 
         copies=tuple(dict.fromkeys(resolver.copies)),
         warnings=tuple(warnings),
     )
+    check_assembly(plan, document)
+    return plan

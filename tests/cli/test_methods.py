@@ -8,11 +8,12 @@ from cermet.core.registry import all_methods
 from tests.cli.commands import Cermet
 
 _NAMES = (
-    "arcee_fusion breadcrumbs breadcrumbs_official breadcrumbs_ties consensus_ta consensus_ties "
-    "dare_linear dare_magnitude dare_official dare_ties della della_linear della_official "
-    "karcher layer_swapping linear lines lm_cocktail localize_and_stitch metagpt model_stock "
-    "multislerp nearswap nuslerp passthrough pcb_merging pcb_merging_es ram ramplus_tl rht sce "
-    "sce_official shadow_ft slerp task_arithmetic ties ties_max ties_official varm widen wsm"
+    "arcee_fusion breadcrumbs breadcrumbs_official breadcrumbs_ties consensus_ta "
+    "consensus_ties dare_linear dare_magnitude dare_official dare_ties della della_linear "
+    "della_official emr karcher layer_swapping linear lines lm_cocktail localize_and_stitch "
+    "metagpt model_stock multislerp nearswap nuslerp passthrough pcb_merging pcb_merging_es "
+    "ram ramplus_tl rht sce sce_official shadow_ft slerp tall_mask tall_mask_ties "
+    "task_arithmetic ties ties_max ties_official twin_merging varm widen wsm"
 )
 
 

@@ -63,6 +63,11 @@ def _della(case: Case) -> Model:
     )  # fmt: skip
 
 
+def _emr(case: Case) -> Model:
+    given = case.parameters
+    return _merge(case, "emr", by_tensor=given["variant"] == "dict", task=given["task"])
+
+
 def _lines(case: Case) -> Model:
     given = case.parameters
     known = {"alpha": given["alpha"], "beta": given["beta"]}
@@ -105,6 +110,29 @@ def _stock(case: Case) -> Model:
     return _merge(case, "model_stock")
 
 
+def _tall_mask(case: Case) -> Model:
+    given = case.parameters
+    method = "tall_mask_ties" if given["use_ties"] else "tall_mask"
+    tasks = [given["task"]] if "task" in given else range(len(case.experts))
+    found = {
+        task: _merge(case, method, threshold=given["tall_mask_lambda"], task=task) for task in tasks
+    }
+    if "task" in given:
+        return found[given["task"]]
+    return {f"expert{task}/{name}": value for task in found for name, value in found[task].items()}
+
+
+def _twin(case: Case) -> Model:
+    given = case.parameters
+    shares = [1.0]
+    if given["router_prob"] is not None:
+        shares = torch.tensor(given["router_prob"]).softmax(dim=0).tolist()
+    return _merge(
+        case, "twin_merging", lambda_=given["scaling"], density=1 - given["mask_rate"],
+        task=dict(zip(given["src_twin"], shares, strict=True)),
+    )  # fmt: skip
+
+
 def _ties(case: Case) -> Model:
     given = case.parameters
     share = given["reset_thresh"]
@@ -133,13 +161,16 @@ BY_TENSORS: Mapping[str, Callable[[Case], Model]] = {
     "consensus_ties": _consensus,
     "dare_official": _dare,
     "della_official": _della,
+    "emr": _emr,
     "lines": _lines,
     "localize_and_stitch": _localize,
     "metagpt": _metagpt,
     "model_stock_mergellm": _stock,
     "pcb_merging": _pcb,
     "rht": _rht,
+    "tall_mask": _tall_mask,
     "ties_official": _ties,
+    "twin_merging": _twin,
     "widen": _widen,
     "wsm": _wsm,
 }

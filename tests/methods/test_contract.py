@@ -42,6 +42,9 @@ WHOLE_ROWS = [
 ]
 """Forms whose grain matters: at density 1 nothing is ranked."""
 
+ASSEMBLIES = [form for form in FORMS if form.method.parts]
+"""Forms of methods that keep something of each expert."""
+
 _DRAWS = re.compile(r"torch\.(rand|normal|bernoulli|multinomial)|np\.random|(bernoulli|uniform)_\(")
 
 _every_form = pytest.mark.parametrize("form", FORMS, ids=label)
@@ -120,6 +123,31 @@ def test_any_cut_of_any_shape(
     assert same_bits(form.merge(base, experts, seed=seed, block=block, threads=2), whole)
 
 
+@pytest.mark.parametrize("form", ASSEMBLIES, ids=label)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_expert_is_restored_the_same_from_any_cut(form: Form, dtype: torch.dtype) -> None:
+    base, experts = pool(form.experts, {**SHAPES, "w": (3, 30_011)}, dtype=dtype, ties=True)
+    task = {0: 1.0, form.experts - 1: 0.5} if form.experts > 1 else 0
+    for asked in (0, task):
+        whole = form.merge(base, experts, task=asked)
+        for block in (7, 9_973):
+            assert same_bits(form.merge(base, experts, task=asked, block=block, threads=2), whole)
+
+
+@pytest.mark.parametrize("form", ASSEMBLIES, ids=label)
+def test_restoring_wants_experts_that_are_there(form: Form) -> None:
+    base, experts = pool(form.experts)
+    with pytest.raises(cermet.MethodError, match=r"no expert 9; they are 0 to"):
+        form.merge(base, experts, task=9)
+    with pytest.raises(cermet.InputError, match="positive numbers, not 0=-1"):
+        form.merge(base, experts, task={0: -1.0})
+
+
+def test_a_method_of_one_model_restores_nothing() -> None:
+    with pytest.raises(cermet.MethodError, match="makes one model"):
+        cermet.merge_tensors("linear", None, [{"w": torch.ones(2)}], weight=1, task=0)
+
+
 def _halved(shape: tuple[int, ...], grain: Any, block: int) -> Geometry:
     """The cut of a tensor whose rows are taken for twice as many of half the length."""
     found = geometry(shape, grain, block)
@@ -132,14 +160,15 @@ def _halved(shape: tuple[int, ...], grain: Any, block: int) -> Geometry:
 def test_a_finer_cut_changes_the_result(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the declared grain would be coarser than it has to be."""
     base, experts = pool(form.experts, {"w": (6, 8)})
+    own = {"task": 0} if form.method.parts else {}  # the merged model may be simpler than its parts
     noise = {"noise": {"w": _uniform(form.experts, 6, 8)}} if form.method.noise else {}
-    whole = form.merge(base, experts, **noise)["w"]
+    whole = form.merge(base, experts, **noise, **own)["w"]
     if form.grain == "row":
         monkeypatch.setattr(engine_job, "geometry", _halved)
         finer = form.merge(base, experts, **noise)["w"]
     else:
         top, bottom = ([_rows(m, part) for m in (base, *experts)] for part in (0, 3))
-        halves = [form.merge(m[0], m[1:])["w"] for m in (top, bottom)]
+        halves = [form.merge(m[0], m[1:], **own)["w"] for m in (top, bottom)]
         finer = torch.cat(halves)
     assert not torch.equal(finer, whole)
 

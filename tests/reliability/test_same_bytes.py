@@ -73,6 +73,8 @@ FORMS = (
     Form("dare_ties", shared={"density": 0.4}),
     Form("della", shared={"density": 0.5, "epsilon": 0.2}),
     Form("della_linear", shared={"density": 0.5, "epsilon": 0.2}),
+    Form("emr", 3, weights=None),
+    Form("emr", 2, weights=None, shared={"by_tensor": False}),
     Form("karcher", 3, base=False, weights=None),
     Form("karcher", 5, base=False, weights=None),
     Form("linear", base=False),
@@ -100,6 +102,8 @@ FORMS = (
     Form("sce", weights=None, shared={"select_topk": 0.4}),
     Form("sce", weights=None),
     Form("slerp", 1, weights=None, shared={"t": 0.37}),
+    Form("tall_mask", 3, weights=None),
+    Form("tall_mask_ties", 3, weights=None),
     Form("task_arithmetic", shared={"lambda": 0.8}),
     Form("task_arithmetic", 5, shared={"normalize": True}),
     Form("ties", shared={"density": 0.5}),
@@ -123,6 +127,7 @@ FORMS = (
     Form("shadow_ft", weights=None),
     Form("ties_max", weights=None, shared={"density": 0.3}),
     Form("ties_official", weights=None, shared={"density": 0.3}),
+    Form("twin_merging", 3, weights=None, shared={"density": 0.5}),
     Form("varm", weights=None),
     Form("widen", weights=None),
     Form("wsm", 4, base=False, weights=None, shared={"schedule": "cosine"}),
@@ -212,8 +217,9 @@ def _digests(recipe: Mapping[str, Any], out: Path, **options: Any) -> dict[str, 
         name: hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
         for name, tensor in api.open(out).items()
     }
-    whole = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-    return {**found, "the whole file": whole}
+    for file in sorted(out.glob("*.safetensors")):  # with what is kept of the experts
+        found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
 
 
 def _hold(recipe: Mapping[str, Any], out: Path, ways: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,9 +2,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import agreeing_mean, elected, needed_by, weighted_sum
+from cermet.maths.combine import needed_by
 from cermet.maths.select import Cutoff
-from cermet.methods.whole import global_balance, global_magnitudes, trimmed_globally, zero_sign
+from cermet.methods.whole import agreeing_sum, global_balance, global_magnitudes, zero_sign
 
 
 @method(
@@ -42,8 +42,5 @@ def consensus_ties(
                 [4.0, 0.0, 0.0]
     Departures  as ties_official
     """
-    kept = trimmed_globally(deltas, cutoff)
-    ones = [1.0] * len(kept)
-    sign = elected(weighted_sum(kept, ones), at_zero)
-    total = agreeing_mean(kept, ones, sign, normalize=False)
+    total = agreeing_sum(deltas, cutoff, at_zero)
     return needed_by(deltas, total, threshold, agree).mul_(total).mul_(lambda_)

@@ -1,12 +1,15 @@
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import Kth, PerModel, method
+from cermet.core.registry import Bits, Kth, PerModel, method
 from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
 from cermet.maths.select import Cutoff
 from cermet.maths.sparsify import magnitudes, trim
+from cermet.methods.masks import chosen
 
 
 def _inside(*, place: Place, layers_only: bool) -> bool:
@@ -24,6 +27,8 @@ def _largest(*, density: PerModel, numel: int) -> list[list[int]]:
         Kth("cutoff", of=magnitudes, rank=_largest, scope="model", only=_inside, smallest=True)
     ],
     workspace=2.5,
+    parts=[Bits("mask", only=_inside)],
+    restore=chosen,
     properties=("permutation", "homogeneous", "odd"),
 )
 def localize_and_stitch(
@@ -33,11 +38,11 @@ def localize_and_stitch(
     place: Place,
     density: PerModel = (0.05,),
     layers_only: bool = True,
-) -> Float[Tensor, "*block"]:
+) -> tuple[Float[Tensor, "*block"], Mapping[str, Tensor]]:
     """Keep each expert's few largest entries of the whole model; where they meet, average.
 
     Maths       mᵢ = [|τᵢ| > the ⌊dD⌋-th largest of all D of the model];
-                θ = θ₀ + Σ mᵢτᵢ / max(1, Σ mᵢ)
+                θ = θ₀ + Σ mᵢτᵢ / max(1, Σ mᵢ);  of expert i, restored: θ where mᵢ, θ₀ elsewhere
     Inputs      deltas: expert minus base
     Parameters  density: share of the model's entries that each expert may change (one entry less,
                 since the comparison is strict). layers_only: leave embeddings, head and all that
@@ -52,8 +57,9 @@ def localize_and_stitch(
                 authors' language script adds every masked delta a second time; the paper does not.
     """
     if cutoff is None or not _inside(place=place, layers_only=layers_only):
-        return torch.zeros_like(deltas[0])
+        return torch.zeros_like(deltas[0]), {}
     kept = trim(deltas, cutoff.without_ties())
     total = weighted_sum(kept, [1.0] * len(kept))
-    owners = weighted_sum(kept.sign_().abs_(), [1.0] * len(kept))
-    return total.div_(owners.clamp_min_(1.0))
+    mask = kept.sign_().abs_()
+    owners = weighted_sum(mask, [1.0] * len(mask))
+    return total.div_(owners.clamp_min_(1.0)), {"mask": mask}

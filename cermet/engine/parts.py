@@ -1,0 +1,94 @@
+"""What a merge leaves of each expert: packing it, piece by piece, into files beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cermet.core.errors import MethodError
+from cermet.core.fingerprint import digest_bytes
+from cermet.core.registry import Bits
+from cermet.engine.geometry import Geometry
+from cermet.engine.target import Target
+from cermet.recipes.assembly import PartSlot
+
+__all__ = ["PartsOut", "PiecePacker", "unpacked"]
+
+
+class PartsOut:
+    """The parts of one tensor and where each of them goes."""
+
+    def __init__(self, slots: Sequence[PartSlot], targets: Sequence[Target]) -> None:
+        self.slots, self.targets = tuple(slots), tuple(targets)
+
+    def check(self, method: str, cut: Geometry) -> None:
+        """Refuse a method whose pieces do not begin at whole bytes of its bits."""
+        bits = any(isinstance(slot.part, Bits) for slot in self.slots)
+        if bits and (cut.grain == "column" or any(start % 8 for start, _ in cut.pieces())):
+            raise MethodError(
+                f"'{method}' declares bits at the grain '{cut.grain}'; they need whole elements "
+                "or a whole tensor."
+            )
+
+    def piece(self, start: int, stop: int) -> PiecePacker:
+        """The packer of one piece."""
+        return PiecePacker(self, start, stop)
+
+
+class PiecePacker:
+    """The parts of one piece: bits are gathered, and written when the piece is finished.
+
+    A byte holds eight elements, which may come in different blocks.
+    """
+
+    def __init__(self, out: PartsOut, start: int, stop: int) -> None:
+        self.out, self.start = out, start
+        size = -(-(stop - start) // 8)
+        self._bits: list[npt.NDArray[np.uint8] | None] = [
+            np.zeros(size, np.uint8) if isinstance(slot.part, Bits) else None for slot in out.slots
+        ]
+        self.digests = [0] * len(out.slots)
+
+    def add(self, begin: int, parts: Mapping[str, Tensor]) -> None:
+        """Take the parts of the block that begins at flat element `begin`."""
+        for index, slot in enumerate(self.out.slots):
+            value = parts[slot.part.name][slot.expert].reshape(-1)
+            gathered = self._bits[index]
+            if gathered is not None:
+                _gather(gathered, begin - self.start, value)
+            elif begin == 0:
+                dtype = self.out.targets[index].dtype
+                self._write(index, 0, value.to("cpu", dtype))
+
+    def finish(self) -> list[int]:
+        """Write the bits; the partial digests of all parts."""
+        for index, gathered in enumerate(self._bits):
+            if gathered is not None:
+                self._write(index, self.start // 8, torch.from_numpy(gathered))
+        return self.digests
+
+    def _write(self, index: int, start: int, block: Tensor) -> None:
+        self.out.targets[index].put(start, block)
+        raw = block.contiguous().view(torch.uint8).numpy()
+        self.digests[index] = digest_bytes(raw, start * block.element_size())
+
+
+def _gather(bits: npt.NDArray[np.uint8], offset: int, value: Tensor) -> None:
+    """Put the bits of a block into those of its piece, from element `offset` of the piece on."""
+    ones = (value != 0).cpu().numpy()
+    lead = offset % 8
+    if lead:
+        ones = np.concatenate([np.zeros(lead, bool), ones])
+    packed = np.packbits(ones, bitorder="little")
+    bits[offset // 8 : offset // 8 + len(packed)] |= packed
+
+
+def unpacked(stored: Tensor, begin: int, count: int) -> Tensor:
+    """Bits as stored, from the byte that holds element `begin` on -> float32 zeros and ones."""
+    lead = begin % 8
+    bits = np.unpackbits(stored.numpy(), count=lead + count, bitorder="little")[lead:]
+    return torch.from_numpy(bits).to(torch.float32)
