@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -181,6 +181,7 @@ def merge(
     overwrite: bool = False,
     compat: bool = False,
     block: int | None = None,
+    executor: Literal["auto", "threads", "processes"] = "auto",
     progress: Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Merged:
@@ -191,13 +192,14 @@ def merge(
     memory: bytes of working memory. threads: all cores of this process by default.
     device: cpu or cuda. shard_size: bytes of weights in one file at most.
     resume: go on from what a killed run has left. overwrite: replace an output of Cermet's.
-    compat: only warn of keys that mergekit ignores. block: elements of a block; for tests.
+    compat: only warn of keys that mergekit ignores. block: elements of a block, and executor:
+    whether workers are threads or processes forked from this one; for tests and measurements.
     progress: gets a tensor's name and how many new bytes of it are finished.
     planned: gets the plan before anything is written.
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
-    options = Options(memory, threads, device, shard_size, resume, overwrite, block)
+    options = Options(memory, threads, device, shard_size, resume, overwrite, block, executor)
     resolved = plan(recipe, compat=compat)
     if planned is not None:
         planned(resolved)

@@ -48,13 +48,14 @@ class Bar:
             transient=True,
         )
         self._task = self._progress.add_task(self._verb, total=total)
-        self._progress.start()
 
     def advance(self, tensor: str, nbytes: int) -> None:
         """More bytes of a tensor are finished."""
         if self._progress is None or self._task is None:
             return
         with self._lock:
+            if not self._seen:  # not before: the thread of a bar would forbid worker processes
+                self._progress.start()
             self._seen.add(tensor)
             text = f"{self._verb} {len(self._seen)}/{self._tensors} tensors"
         self._progress.update(self._task, advance=nbytes, description=text)

@@ -25,6 +25,8 @@ class CopyJob:
     With `finite`, NaN and infinity are refused too: a buffer may hold them, a weight may not.
     """
 
+    together = False
+
     def __init__(
         self,
         name: str,

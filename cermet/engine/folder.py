@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ RECORD = "cermet.json"
 
 _JOURNAL, _LOCK = "journal.jsonl", "lock"
 _SIGN = b"cermet"  # what the lock of a working folder says, so that no other is taken for one
+_PATIENCE = 1.0  # seconds to wait for the lock of a working folder
 _WORK, _OLD = ".cermet", ".cermet-old"
 
 
@@ -157,6 +159,7 @@ class OutputFolder:
 
     def _claim(self) -> IO[str]:
         """Make the working folder, unless it is there, and hold its lock."""
+        patience = time.monotonic() + _PATIENCE
         while True:
             self.work.mkdir(exist_ok=True)
             if not _is_ours(self.work):
@@ -165,6 +168,10 @@ class OutputFolder:
             file = lock.open("a")
             if not _lock(file):
                 file.close()
+                # The workers of a run that was killed hold it a moment longer than the run.
+                if time.monotonic() < patience:
+                    time.sleep(0.02)
+                    continue
                 raise OutputError(f"Another merge is writing '{self.out}' right now.")
             if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                 if file.tell() == 0:

@@ -20,10 +20,17 @@ class Group:
     `finish`: the jobs that are merged; all by default. The others only take part in rounds.
     """
 
+    together = True
+
     def __init__(self, jobs: Iterable[Job], finish: Sequence[Job] | None = None) -> None:
         self.jobs = [job for job in jobs if job.cut.numel]
         self.name = self.jobs[0].name if self.jobs else ""
         self._finish = self.jobs if finish is None else [job for job in finish if job.cut.numel]
+
+    @property
+    def numel(self) -> int:
+        """Elements of all tensors."""
+        return sum(job.cut.numel for job in self.jobs)
 
     def stages(self) -> Iterator[Stage]:
         """Every stage, in order, each with the pieces of all tensors."""

@@ -50,6 +50,8 @@ class Done:
 class Job:
     """One output tensor on its way."""
 
+    together = False
+
     def __init__(
         self,
         name: str,
@@ -92,6 +94,11 @@ class Job:
         self.parts = parts
         if parts is not None:
             parts.check(method.name, self.cut)
+
+    @property
+    def numel(self) -> int:
+        """Elements of the output."""
+        return self.cut.numel
 
     # -- stages ---------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import re
 import sys
 from pathlib import Path
@@ -84,7 +85,10 @@ def keep_freed_memory() -> None:
 
 
 class MemoryGauge:
-    """The largest private memory of this process that was seen (Linux; elsewhere 0)."""
+    """The largest private memory of this process and its workers that was seen.
+
+    On Linux; elsewhere 0. What a worker shares with this process counts for each of them.
+    """
 
     def __init__(self) -> None:
         self.peak = 0
@@ -94,6 +98,16 @@ class MemoryGauge:
     def look(self) -> None:
         """Read the current figure, every few calls."""
         self._count += 1
-        if self._count % 8 == 1 and _STATUS.is_file():
-            found = re.search(rb"RssAnon:\s*(\d+) kB", _STATUS.read_bytes())
-            self.peak = max(self.peak, int(found[1]) * 1024 if found else 0)
+        if self._count % 8 != 1 or not _STATUS.is_file():
+            return
+        workers = [Path(f"/proc/{w.pid}/status") for w in multiprocessing.active_children()]
+        self.peak = max(self.peak, sum(map(_anonymous, [_STATUS, *workers])))
+
+
+def _anonymous(status: Path) -> int:
+    """Bytes of private memory that a status file tells; 0 where its process has ended."""
+    try:
+        found = re.search(rb"RssAnon:\s*(\d+) kB", status.read_bytes())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0

@@ -73,6 +73,8 @@ class RestoreJob:
     digests: of what was read (`merged`, `base`, and parts by their names) and written (`out`).
     """
 
+    together = False
+
     def __init__(
         self,
         place: Place,
@@ -95,6 +97,11 @@ class RestoreJob:
         grain = call(method.grain, place=place, **parameters)
         self.cut = geometry(place.shape, grain, block or _BLOCK)
         self.digests = Digests()
+
+    @property
+    def numel(self) -> int:
+        """Elements of the output."""
+        return self.cut.numel
 
     def stages(self) -> Iterator[list[Piece]]:
         """One stage of independent pieces."""

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,6 +25,7 @@ from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.copy import CopyJob
 from cermet.engine.executors import Executor
+from cermet.engine.executors.processes import Processes, can_fork
 from cermet.engine.executors.serial import Serial
 from cermet.engine.executors.threads import Threads
 from cermet.engine.folder import OutputFolder
@@ -54,6 +56,8 @@ __all__ = [
 
 DEFAULT_SHARD = 5_000_000_000
 
+_WORTH_FORKING = 1 << 24  # elements of output below which starting processes costs more
+
 PARTS = "parts"
 """What the names of the files begin with that hold the experts' parts of an assembly."""
 
@@ -63,7 +67,8 @@ class Options:
     """How a plan is run; nothing here changes a byte of the output.
 
     memory: bytes of working memory. threads: None for all cores of this process.
-    device: cpu or cuda. block: elements of a block, for tests and measurements.
+    device: cpu or cuda. block: elements of a block, and executor: what the workers are, for
+    tests and measurements.
     """
 
     memory: int = DEFAULT_BUDGET
@@ -73,6 +78,7 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     block: int | None = None
+    executor: Literal["auto", "threads", "processes"] = "auto"
 
     def workers(self) -> int:
         """Number of threads."""
@@ -222,6 +228,20 @@ def executor_for(workers: int) -> Executor:
     return Serial() if workers == 1 else Threads(workers)
 
 
+def executor_into_files(plan: Plan, options: Options) -> Executor:
+    """Processes where they are worth starting, else threads.
+
+    Each takes whole tensors, so there have to be more of these than processes.
+    """
+    workers = options.workers()
+    if options.executor != "auto":
+        return Processes(workers) if options.executor == "processes" else executor_for(workers)
+    work = sum(task.numel for task in plan.tasks)
+    worth = work >= _WORTH_FORKING and len(plan.tasks) >= 2 * workers
+    here = options.device == "cpu" and workers > 1 and not plan.method.whole
+    return Processes(workers) if worth and here and can_fork() else executor_for(workers)
+
+
 def merge_plan(
     plan: Plan,
     out: OutputFolder,
@@ -257,17 +277,20 @@ def merge_plan(
         raise DiskError(f"'{out.work}': {error.strerror or error}.") from error
     gauge = MemoryGauge()
     lock = threading.Lock()
+    executor = executor_into_files(plan, options)
+
+    def record(index: int, done: Done) -> None:
+        task = plan.tasks[index]
+        journal.record(index, done)
+        with lock:
+            gauge.look()
+            if progress is not None:
+                progress(task.name, (done.stop - done.start) * SIZES[task.dtype])
+
+    told = executor.relay(record)
 
     def jobs() -> Iterator[Job | CopyJob]:
         for index, task in enumerate(plan.tasks):
-
-            def finished(done: Done, index: int = index, task: Task = task) -> None:
-                journal.record(index, done)
-                with lock:
-                    gauge.look()
-                    if progress is not None:
-                        progress(task.name, (done.stop - done.start) * SIZES[task.dtype])
-
             yield job_of(
                 task,
                 plan.checkpoints,
@@ -276,14 +299,14 @@ def merge_plan(
                 seed=plan.recipe.seed,
                 compute=plan.compute_dtype,
                 skip=frozenset(journal.done.get(index, {})),
-                finished=finished,
+                finished=partial(told, index),
                 parts=parts_out(task, labels, lambda name: ShardTarget(writers[1], name)),
             )
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
-        executor_for(options.workers()).run(grouped(jobs()))
+        executor.run(grouped(jobs()))
         merged = time.perf_counter()
         for writer in writers:
             writer.sync()

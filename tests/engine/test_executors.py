@@ -41,6 +41,12 @@ class _Job:
             assert len(done) == size, "the next stage was asked for too early"
             self.finished.append(stage)
 
+    together: bool = False
+
+    @property
+    def numel(self) -> int:
+        return sum(self.sizes)
+
     def _piece(self, stage: int, number: int, done: list[int]) -> Callable[[], None]:
         def piece() -> None:
             self.act(self.name, stage, number)

@@ -239,7 +239,7 @@ SMALL_WAYS: Mapping[str, Mapping[str, Any]] = {
 LARGE_WAYS: Mapping[str, Mapping[str, Any]] = {
     "cuts of 65537": {"threads": 1, "block": 65_537},
     "two threads": {"threads": 2},
-    "two threads and small cuts": {"threads": 2, "block": 10_007},
+    "two processes and small cuts": {"threads": 2, "block": 10_007, "executor": "processes"},
     "64 MB": {"threads": 2, "memory": 64_000_000},
     "2 GB": {"threads": 2, "memory": 2_000_000_000},
 }

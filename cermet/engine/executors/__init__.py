@@ -1,4 +1,4 @@
-"""One small file for each way to run jobs: in this thread, in several threads.
+"""One small file for each way to run jobs: in this thread, in several, in several processes.
 
 An executor gets jobs and runs their stages; it knows nothing of models, methods or files.
 """
@@ -14,9 +14,17 @@ Stage = list[Callable[[], None]]
 
 
 class Staged(Protocol):
-    """A job: stages in order, each a list of pieces that do not depend on each other."""
+    """A job: stages in order, each a list of pieces that do not depend on each other.
+
+    numel: elements of its output, by which long jobs are known. together: whether it spans
+    several tensors, whose results meet in memory, so that processes cannot divide it.
+    """
 
     name: str
+    together: bool
+
+    @property
+    def numel(self) -> int: ...
 
     def stages(self) -> Iterator[Stage]:
         """Every stage, in order; the next is asked for once all pieces of one have run."""
@@ -24,6 +32,9 @@ class Staged(Protocol):
 
 class Executor(Protocol):
     """Runs every piece of every job; the first error ends the run and is raised."""
+
+    def relay(self, function: Callable[..., None]) -> Callable[..., None]:
+        """What a job has to call in place of `function`, wherever it runs."""
 
     def run(self, jobs: Iterable[Staged]) -> None:
         """Run all jobs to their end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cermet.engine.executors import Staged
 
@@ -11,6 +11,10 @@ __all__ = ["Serial"]
 
 class Serial:
     """Runs the jobs in order."""
+
+    def relay(self, function: Callable[..., None]) -> Callable[..., None]:
+        """The function itself."""
+        return function
 
     def run(self, jobs: Iterable[Staged]) -> None:
         """Run every piece of every job."""

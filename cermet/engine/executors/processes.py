@@ -1,0 +1,168 @@
+"""Several processes, each running whole jobs: the interpreter's lock binds none to another.
+
+A block of a cheap method takes torch some tens of microseconds, after which a thread waits for
+the lock; measured, sixteen threads of one process are hardly faster than two. Processes that
+are forked from this one share its mapped inputs and the files that it has opened. What a job
+reports is sent back and told here, so one process alone keeps the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from cermet.core.errors import CermetError, MachineError, MethodError
+from cermet.engine.executors import Staged
+from cermet.engine.executors.threads import Threads
+
+__all__ = ["Processes", "can_fork"]
+
+_PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def can_fork() -> bool:
+    """Whether this process may be forked: on Linux, and while it has one thread."""
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+class Processes:
+    """Runs jobs in `count` processes; what spans several tensors, in as many threads here."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._told: list[Callable[..., None]] = []
+        self._up: Connection | None = None  # in a worker: the way to the process above
+
+    def relay(self, function: Callable[..., None]) -> Callable[..., None]:
+        """A function whose calls, in whatever process, happen in this one."""
+        key = len(self._told)
+        self._told.append(function)
+
+        def told(*arguments: Any) -> None:
+            if self._up is None:
+                function(*arguments)
+            else:
+                self._up.send((key, arguments))
+
+        return told
+
+    def run(self, jobs: Iterable[Staged]) -> None:
+        """Run every piece of every job; the first error ends all processes and is raised."""
+        everything = list(jobs)
+        divisible = [job for job in everything if not job.together]
+        # What is long is begun first, so that no process is left with it at the end.
+        divisible.sort(key=lambda job: -job.numel)
+        if divisible:
+            self._divide(divisible)
+        rest = [job for job in everything if job.together]
+        if rest:
+            Threads(self.count).run(rest)
+
+    def _divide(self, jobs: Sequence[Staged]) -> None:
+        context = multiprocessing.get_context("fork")
+        taken = context.Value("l", 0)
+        workers: list[Any] = []
+        ways: list[Connection] = []
+        try:
+            for _ in range(min(self.count, len(jobs))):
+                down, up = context.Pipe(duplex=False)
+                worker = context.Process(
+                    target=self._work, args=(jobs, taken, up, [*ways, down], os.getpid())
+                )
+                workers.append(worker)
+                ways.append(down)
+                worker.start()
+                up.close()
+            self._listen(ways)
+        finally:
+            for worker in workers:
+                if worker.pid is not None:
+                    worker.kill()  # one that has ended already does not mind
+                    worker.join()
+            for way in ways:
+                way.close()
+
+    def _listen(self, ways: Sequence[Connection]) -> None:
+        """Tell what workers report, until each has said that it has ended."""
+        going: list[Any] = list(ways)
+        while going:
+            for way in wait(going):
+                assert isinstance(way, Connection)
+                try:
+                    key, arguments = way.recv()
+                except EOFError as error:
+                    raise MachineError(
+                        "A worker process was ended from outside, perhaps for lack of memory: use "
+                        "fewer --threads or less --memory, and continue with --resume."
+                    ) from error
+                if key == "error":
+                    raise arguments
+                if key == "end":
+                    going.remove(way)
+                else:
+                    self._told[key](*arguments)
+
+    # -- in a worker ------------------------------------------------------------
+
+    def _work(
+        self,
+        jobs: Sequence[Staged],
+        taken: Any,
+        up: Connection,
+        others: Sequence[Connection],
+        parent: int,
+    ) -> None:
+        _end_with(parent)
+        for way in others:
+            way.close()
+        self._up = up
+        try:
+            for index in _indices(taken, len(jobs)):
+                for stage in jobs[index].stages():
+                    for piece in stage:
+                        piece()
+            up.send(("end", None))
+        except BrokenPipeError:
+            pass  # nobody is left to tell
+        except BaseException as error:
+            with contextlib.suppress(BrokenPipeError):
+                up.send(("error", _sendable(error)))
+
+
+def _indices(taken: Any, count: int) -> Iterator[int]:
+    """The next job that no worker has taken, until there is none."""
+    while True:
+        with taken.get_lock():
+            index = taken.value
+            taken.value += 1
+        if index >= count:
+            return
+        yield index
+
+
+def _end_with(parent: int) -> None:
+    """Leave Ctrl-C to the process above, and end when it does, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error itself if it survives being sent, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        kind = MethodError if isinstance(error, CermetError) else RuntimeError
+        return kind(f"{type(error).__name__}: {error}")
+    return error
