@@ -5,39 +5,29 @@ from __future__ import annotations
 import re
 
 from cermet.core.registry import Method, all_methods
+from cermet.engine.describe import blocks_of, models_of, needs_of
 
-__all__ = ["base_of", "methods", "models_of", "source_of"]
+__all__ = ["methods", "source_of"]
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-_BASES = {"required": "required", "first": "required", "optional": "optional", "none": "-"}
 
 
 def methods(pages: str) -> str:
     """A row for each method; its name links to its page in the folder `pages`."""
-    lines = ["| method | models | base | passes | what it does | source |"]
-    lines.append("| --- | --- | --- | ---: | --- | --- |")
+    lines = ["| method | models | needs | passes | memory | what it does | source |"]
+    lines.append("| --- | --- | --- | ---: | ---: | --- | --- |")
     for name, method in all_methods().items():
         cells = (
             f"[{name}]({pages}{name}.md)",
             models_of(method),
-            base_of(method),
+            needs_of(method),
             str(method.passes),
-            method.summary.removesuffix("."),
+            f"{blocks_of(method):.0f}",
+            ("Experimental: " if method.experimental else "") + method.summary.removesuffix("."),
             source_of(method),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "".join(f"{line}\n" for line in lines)
-
-
-def models_of(method: Method) -> str:
-    """How many models a method takes, beside a base."""
-    least, most = method.models
-    return f"{least}" if least == most else f"{least} or more"
-
-
-def base_of(method: Method) -> str:
-    """Whether a recipe has to name a base, as a word."""
-    return _BASES[method.base]
 
 
 def source_of(method: Method) -> str:

@@ -24,7 +24,17 @@ from cermet.core.errors import (
 if TYPE_CHECKING:
     from cermet.api import Merged, clean, merge, merge_tensors, open, plan, soup, verify
     from cermet.assemblies import restore
-    from cermet.core.registry import Bits, Gram, Kth, Numbers, PerModel, Rows, Sum, method
+    from cermet.core.registry import (
+        Bits,
+        Gram,
+        Kth,
+        Need,
+        Numbers,
+        PerModel,
+        Rows,
+        Sum,
+        method,
+    )
 
 __all__ = [
     "Bits",
@@ -41,6 +51,7 @@ __all__ = [
     "Merged",
     "MethodError",
     "MismatchError",
+    "Need",
     "NonFiniteError",
     "Numbers",
     "OutputError",
@@ -64,7 +75,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "cermet.core.registry": {
-        "Bits", "Gram", "Kth", "Numbers", "PerModel", "Rows", "Sum", "method",
+        "Bits", "Gram", "Kth", "Need", "Numbers", "PerModel", "Rows", "Sum", "method",
     },
     "cermet.assemblies": {"restore"},
 }  # fmt: skip

@@ -283,7 +283,7 @@ def _check_apart(resolved: Plan, out: Path) -> None:
     source = resolved.recipe.tokenizer_source
     if source not in (None, "base"):
         used[str(source)] = _folder_of(parse_model(str(source)))
-    for reference, checkpoint in zip(resolved.models, resolved.checkpoints, strict=True):
+    for reference, checkpoint in zip(resolved.names, resolved.checkpoints, strict=True):
         for file in {*(t.file for t in checkpoint.tensors.values()), *checkpoint.adapter}:
             used[f"{reference}: {file.name}"] = file.resolve().parent
     for name, folder in used.items():

@@ -9,26 +9,29 @@ from __future__ import annotations
 import argparse
 import ast
 import doctest
-import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.methods import base_of, methods, models_of, source_of
+from bench.methods import methods, source_of
 from cermet.core.registry import Method, Parameter, all_methods
+from cermet.engine.describe import base_of, blocks_of, grain_of, models_of, sections
 
 FOLDER = Path(__file__).resolve().parent / "methods"
-_SECTION = re.compile(r"^([A-Z]\w+) {2,}(.*)$")
 _NOTE = (
     "<!-- Written by docs/generate.py from the docstring: change that, then `make tables`. -->\n"
 )
 _INDEX = """# Methods
 
 {count} methods, each one page of a textbook: one file whose docstring is the page. `models` is the
-number of models beside the base; `passes` is how often the weights are read at most. The same
-list is printed by `cermet methods`, and one page by `cermet methods ties`.
+number of models beside the base; `needs` is what a recipe has to name beside them, a base or
+[statistics](../recipes.md#statistics); `passes` is how often the weights are read at most; `memory`
+is how many float32 blocks a thread holds at once for two models (of 262,144 weights at most, and of
+less under a small budget). The same list is printed by `cermet methods`, with sources and uses by
+`cermet methods --long`, and one page by `cermet methods ties`. What is marked experimental says why
+on its page.
 
 {table}
 Methods on deltas get each model minus the base, and what they return is added to the base.
@@ -45,26 +48,17 @@ def pages() -> dict[str, str]:
     return {"index.md": _NOTE + "\n" + _INDEX.format(count=len(found), table=table), **found}
 
 
-def sections(method: Method) -> dict[str, list[str]]:
-    """The docstring's sections by name, their lines without the margin."""
-    found: dict[str, list[str]] = {}
-    for line in inspect.cleandoc(method.function.__doc__ or "").splitlines()[1:]:
-        opened = _SECTION.match(line)
-        if opened is not None:
-            found[opened[1]] = [opened[2]]
-        elif line.strip():
-            list(found.values())[-1].append(line[12:])
-    return found
-
-
 def page(method: Method) -> str:
     """The page of one method."""
     said = sections(method)
     facts = (
         f"Works on {method.on}; models: {models_of(method)}; base model: {base_of(method)}; "
-        f"passes over the weights: up to {method.passes}{'; random' if method.noise else ''}.  \n"
+        f"passes over the weights: up to {method.passes}; memory: {_memory(method)}"
+        f"{'; random' if method.noise else ''}.  \n"
         f"Source: {source_of(method)}."
     )
+    if method.experimental:
+        facts += f'\n\n!!! warning "Experimental"\n    {_sentence([method.experimental])}'
     parts = [
         f"{_NOTE}\n# {method.name}\n\n{method.summary}\n\n{facts}",
         _fenced("text", said["Maths"]),
@@ -76,6 +70,12 @@ def page(method: Method) -> str:
         f"## Departures\n\n{_sentence(said['Departures'])}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _memory(method: Method) -> str:
+    grain = grain_of(method)
+    whole = "" if grain == "element" else f" of whole {grain}s"
+    return f"{blocks_of(method):.0f} float32 blocks{whole} a thread for two models"
 
 
 def _fenced(kind: str, lines: Sequence[str]) -> str:
@@ -108,6 +108,9 @@ def _parameters(method: Method, said: Mapping[str, Sequence[str]]) -> str:
         default = "required" if p.required else f"`{_spelled(p.default)}`"
         per_model = "yes" if p.per_model else ""
         rows.append(f"| `{p.name}` | {p.type_name} | {per_model} | {default} | {_limits(p)} |")
+    for need in method.needs:
+        per_model = "yes" if need.per_model else ""
+        rows.append(f"| `{need.name}` | statistic | {per_model} | required | {need.about} |")
     for name, reason in method.accepts.items():
         rows.append(f"| `{name}` |  |  |  | accepted without effect: {reason} |")
     table = "\n".join(rows) if len(rows) > 2 else "It takes no parameters."
@@ -150,12 +153,22 @@ def _recipe(method: Method) -> list[str]:
     lines.append("models:")
     for name in ("models/math", "models/code")[:count]:
         lines.append(f"  - model: {name}")
+        own = [f"{n.name}: {_file(n.name, name)}" for n in method.needs if n.per_model]
+        if own:
+            lines.append(f"    needs: {{{', '.join(own)}}}")
         if each:
             lines.append(f"    parameters: {{{', '.join(each)}}}")
+    once = [f"{n.name}: {_file(n.name, 'models/base')}" for n in method.needs if not n.per_model]
+    if once:
+        lines.append(f"needs: {{{', '.join(once)}}}")
     shared = [f"{p.name}: 0.5" for p in needed if not p.per_model]
     if shared:
         lines.append(f"parameters: {{{', '.join(shared)}}}")
     return lines
+
+
+def _file(statistic: str, model: str) -> str:
+    return f"statistics/{statistic}-{model.rpartition('/')[2]}.safetensors"
 
 
 def _example(lines: Sequence[str]) -> list[str]:
@@ -173,6 +186,9 @@ def _example(lines: Sequence[str]) -> list[str]:
     if "noise" in given:
         lines.append(f">>> noise = {_tensor(given['noise'])}")
         given["noise"] = "noise"
+    if "needs" in given:
+        lines += _statistics(given["needs"])
+        given["needs"] = "needs"
     spelled = "".join(f", {name}={value}" for name, value in given.items())
     return [
         *lines,
@@ -180,6 +196,21 @@ def _example(lines: Sequence[str]) -> list[str]:
         '>>> [round(x, 4) for x in merged["x"].tolist()]',
         *found.want.splitlines(),
     ]
+
+
+def _statistics(needs: str) -> list[str]:
+    """The statistics of an example, as tensors by name."""
+    found = [">>> needs = {"]
+    for name, value in ast.literal_eval(needs).items():
+        several = isinstance(value[0], list)
+        rows = value if several else [value]
+        each = [_tensor(str([float(x) for x in row])) for row in rows]
+        if several:
+            each = ["[", *(f"    {one}," for one in each), "]"]
+        first, *rest = each
+        held = [f'"{name}": {first}', *rest]
+        found += [f"...     {line}" for line in (*held[:-1], f"{held[-1]},")]
+    return [*found, "... }"]
 
 
 def _called(arguments: str) -> list[str]:

@@ -33,10 +33,19 @@ def _merge(method: str, base: Numbers | None, experts: Sequence[Numbers], **para
     models = [{"x": torch.tensor(e, dtype=torch.float32)} for e in experts]
     if "noise" in parameters:
         parameters["noise"] = {"x": torch.tensor(parameters["noise"], dtype=torch.float32)}
+    if "needs" in parameters:
+        parameters["needs"] = {k: _statistic(v) for k, v in parameters["needs"].items()}
     given = None if base is None else {"x": torch.tensor(base, dtype=torch.float32)}
     merged = merge_tensors(method, given, models, **parameters)["x"].double()
     rounded = (merged * 1e4).round() / 1e4 + 0.0  # no negative zeros
     return rounded.tolist()
+
+
+def _statistic(values: Numbers) -> Any:
+    """A statistic of one tensor: a list for each expert, or one list for all."""
+    if isinstance(values[0], Sequence):
+        return [_statistic(v) for v in values]
+    return {"x": torch.tensor(values, dtype=torch.float32)}
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,9 @@ def locate(name: str, revision: str | None = None, root: Path | None = None) -> 
         if revision is not None:
             raise InputError(f"'{name}' is a local folder, so '@{revision}' has no meaning.")
         return path
-    if not _HUB_NAME.fullmatch(name) or "/" not in name:
-        raise InputError(f"There is no folder '{name}'.")
+    kind = "file" if path.suffix == ".safetensors" else "folder"  # a file is no repository
+    if kind == "file" or not _HUB_NAME.fullmatch(name) or "/" not in name:
+        raise InputError(f"There is no {kind} '{name}'.")
     from huggingface_hub import snapshot_download
 
     try:

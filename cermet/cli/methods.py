@@ -18,6 +18,9 @@ def methods(
         list[Path] | None, typer.Option(help="Python file with methods; it is run as code.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Print source, cost and use of each, not one line.")
+    ] = False,
 ) -> None:
     """List the methods, or explain one."""
     from cermet.core.registry import all_methods, find_method, load_plugin
@@ -34,25 +37,61 @@ def methods(
     everything = [_described(m) for m in all_methods().values()]
     if as_json:
         typer.echo(json.dumps(everything, indent=2))
-        return
+    elif long:
+        typer.echo("\n\n".join("\n".join(_paragraph(row)) for row in everything))
+    else:
+        _table(everything)
+
+
+def _table(everything: list[dict[str, Any]]) -> None:
+    """A line for each method."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "models", "base", "passes", "what it does", box=None, pad_edge=False)
+    titles = ("method", "models", "needs", "passes", "memory", "what it does")
+    table = Table(*titles, box=None, pad_edge=False)
     for row in everything:
-        table.add_row(row["name"], row["models"], row["base"], str(row["passes"]), row["summary"])
+        mark = "experimental: " if row["experimental"] else ""
+        numbers = (str(row["passes"]), f"{row['memory_blocks']:.0f}")
+        table.add_row(row["name"], row["models"], row["needs"], *numbers, mark + row["summary"])
     Console().print(table)
 
 
+def _paragraph(row: dict[str, Any]) -> list[str]:
+    """What the list leaves out too, in a few lines."""
+    lines = [f"{row['name']}  ({row['source']})", f"  {row['summary']}"]
+    lines += [f"  when: {row['when']}"] if row["when"] else []
+    lines += [f"  experimental: {row['experimental']}"] if row["experimental"] else []
+    cost = f"passes: up to {row['passes']}; memory: {_memory(row)}"
+    return [*lines, f"  models: {row['models']}; needs: {row['needs']}; {cost}"]
+
+
+def _memory(row: dict[str, Any]) -> str:
+    """What a thread holds at once, in words."""
+    whole = "" if row["grain"] == "element" else f" of whole {row['grain']}s"
+    return f"{row['memory_blocks']:.0f} float32 blocks{whole} a thread"
+
+
 def _described(method: Any) -> dict[str, Any]:
+    from cermet.engine.describe import base_of, blocks_of, grain_of, needs_of, when_of
+
     least, most = method.models
     return {
         "name": method.name,
         "summary": method.summary,
         "models": f"{least}" if least == most else f"{least}+",
-        "base": {"first": "required", "none": "-"}.get(method.base, method.base),
+        "base": base_of(method),
+        "statistics": [
+            {"name": n.name, "about": n.about, "per_model": n.per_model} for n in method.needs
+        ],
+        "needs": needs_of(method),
         "on": method.on,
+        "grain": grain_of(method),
         "passes": method.passes,
+        "workspace": method.workspace,
+        "memory_blocks": round(blocks_of(method), 1),
+        "when": when_of(method),
+        "experimental": method.experimental,
         "random": method.noise,
         "source": method.source,
         "parameters": [
@@ -81,6 +120,12 @@ def _explain(method: Any) -> None:
     typer.echo("\nIn a recipe")
     typer.echo(f"  models      {described['models']}, base model: {described['base']}")
     typer.echo(f"  passes      up to {described['passes']} over the weights")
+    typer.echo(f"  memory      {_memory(described)}")
+    if method.experimental:
+        typer.echo(f"  experimental: {method.experimental}")
+    for need in method.needs:
+        level = "a file for each model" if need.per_model else "a file for all models"
+        typer.echo(f"  {need.name:<18}statistic, {level}: {need.about}")
     for p in described["parameters"]:
         kind = p["type"] + (", one for each model" if p["per_model"] else "")
         value = "required" if p["required"] else f"default {p['default']}"

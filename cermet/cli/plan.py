@@ -57,7 +57,7 @@ def _print(found: dict[str, Any]) -> None:
     for warning in found["warnings"]:
         console.print(f"warning: {warning}", markup=False)
     models = Table("model", "tensors", "size", "files", box=None, pad_edge=False)
-    for m in found["models"]:
+    for m in (*found["models"], *found["statistics"]):
         models.add_row(m["name"], str(m["tensors"]), decimal(m["bytes"]), str(m["files"]))
     console.print(models)
     console.print()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from cermet.core.errors import InputError, MethodError
+from cermet.core.needs import Need
 from cermet.core.types import Grain, On
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Gram",
     "Kth",
     "Method",
+    "Need",
     "Numbers",
     "Parameter",
     "Part",
@@ -191,6 +193,8 @@ class Method:
     accepts: Mapping[str, str]
     parameters: Mapping[str, Parameter]
     properties: frozenset[str]
+    needs: tuple[Need, ...] = ()
+    experimental: str = ""  # why, where the method is
     parts: tuple[Part, ...] = ()
     restore: Callable[..., Any] | None = None
 
@@ -275,6 +279,8 @@ def method(
     accepts: Mapping[str, str] | None = None,
     limits: Mapping[str, Limits] | None = None,
     properties: Sequence[str] = (),
+    needs: Sequence[Need] = (),
+    experimental: str = "",
     parts: Sequence[Part] = (),
     restore: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -300,12 +306,14 @@ def method(
         them all; the decorated function must give the same bits.
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
-    workspace: bytes used beside the float32 block that is given, its base and the result, as
-        a multiple of the block.
+    workspace: bytes used beside the float32 block that is given, its base, its statistics and
+        the result, as a multiple of the block.
     check: parameters -> what is wrong with them, or None.
     limits: least and most value of a parameter, None where there is none.
     accepts: parameters of mergekit that have no effect here, with the reason.
     properties: names of the properties that the contract test holds the method to.
+    needs: statistics, each an argument of the functions that name it; see `Need`.
+    experimental: in one sentence, why the method is not to be relied on yet.
     parts: what the merge returns of each expert: not a tensor then, but the merged tensor and
         a mapping from the parts' names.
     restore: merged block [*block] -> the block of one expert's model; takes `base` (the same
@@ -314,7 +322,7 @@ def method(
     chosen: Callable[..., Grain] = grain if callable(grain) else lambda: grain
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        derived = {r.name for r in rounds} | set(fitted)
+        derived = {r.name for r in rounds} | set(fitted) | {n.name for n in needs}
         name = function.__name__
         _check_new(function)
         _registered[name] = Method(
@@ -335,6 +343,8 @@ def method(
             accepts=dict(accepts or {}),
             parameters=_parameters(function, derived, {**_LIMITS, **(limits or {})}),
             properties=frozenset(properties),
+            needs=tuple(needs),
+            experimental=experimental,
             parts=tuple(parts),
             restore=restore,
         )

@@ -54,9 +54,11 @@ class Blocks:
         dtype: torch.dtype | None,
         device: str,
         cache: int,
+        needs: Mapping[str, Sequence[Input]] | None = None,
     ) -> None:
         self.name, self.method, self.cut = name, method, cut
         self.inputs, self.base, self.minus = tuple(inputs), base, tuple(minus)
+        self.needs = {name: tuple(given) for name, given in (needs or {}).items()}
         self.seed, self.noise = seed, noise
         self.dtype, self.device = dtype, torch.device(device)
         # Masks are kept as bits from the first pass that makes them, if they fit; a GPU makes
@@ -65,12 +67,31 @@ class Blocks:
         self._keep = fits and self.device.type == "cpu" and bool(method.rounds)
         self._masks: dict[tuple[int, int], tuple[npt.NDArray[np.uint8], torch.Size]] = {}
 
-    def given(self) -> tuple[Input, ...]:
-        """Every tensor that is read, in the order of the plan's `Task.inputs`."""
+    def weights(self) -> tuple[Input, ...]:
+        """Every tensor of a model that is read."""
         own = tuple(m for m in self.minus if m is not None)
         return (*self.inputs, *(() if self.base is None else (self.base,)), *own)
 
+    def given(self) -> tuple[Input, ...]:
+        """Every tensor that is read, in the order of the plan's `Task.inputs`."""
+        return (*self.weights(), *(i for given in self.needs.values() for i in given))
+
     def read(self, given: Input, start: int, stop: int) -> Tensor:
+        """Elements of a model's tensor in the dtype of the recipe; columns come as rows."""
+        raw = self._stored(given, start, stop)
+        return raw if self.dtype is None else raw.to(self.dtype)
+
+    def statistic(self, name: str, start: int, stop: int) -> Tensor:
+        """The block of a statistic, float32 [its files, *block]."""
+        files = self.needs[name]
+        found = torch.empty(len(files), stop - start, dtype=torch.float32, device=self.device)
+        shaped = self._shaped(found)
+        for row, given in zip(shaped, files, strict=True):
+            raw = self._stored(given, start, stop)
+            row.copy_(raw if raw.ndim == row.ndim else self._shaped(raw))
+        return shaped
+
+    def _stored(self, given: Input, start: int, stop: int) -> Tensor:
         """Elements of an input as they are stored; columns come as rows."""
         cut = self.cut
         if cut.grain != "column" or cut.length is None:
@@ -78,7 +99,7 @@ class Blocks:
         else:
             whole = given.source.block(given.name, 0, cut.numel).view(cut.length, -1)
             raw = whole[:, start // cut.unit : stop // cut.unit].t()
-        return raw if self.dtype is None else raw.to(self.dtype)
+        return raw
 
     def _shaped(self, flat: Tensor) -> Tensor:
         length = self.cut.length

@@ -10,7 +10,8 @@ from torch import Tensor
 from cermet.core.errors import MismatchError
 from cermet.core.fingerprint import digest_bytes
 from cermet.engine.blocks import Input
-from cermet.engine.job import Done, Piece, refuse_non_finite
+from cermet.engine.finite import refuse_non_finite
+from cermet.engine.job import Done, Piece
 from cermet.engine.target import Target
 from cermet.recipes.plan import Plan
 

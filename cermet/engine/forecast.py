@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import DiskError
 from cermet.engine.memory import block_bytes
 from cermet.engine.run import Options, block_of, parameters_of, parts_layout, plan_layout
@@ -34,17 +35,11 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
             f"The output takes {size / 1e9:.2f} GB, but '{place}' has {free / 1e9:.2f} GB free."
         )
     threads = options.workers()
+    sizes = [_size(n, c) for n, c in zip(plan.names, plan.checkpoints, strict=True)]
     return {
         "method": plan.method.name,
-        "models": [
-            {
-                "name": str(ref),
-                "tensors": len(c.tensors),
-                "bytes": sum(t.nbytes for t in c.tensors.values()),
-                "files": len({t.file for t in c.tensors.values()}),
-            }
-            for ref, c in zip(plan.models, plan.checkpoints, strict=True)
-        ],
+        "models": sizes[: len(plan.models)],
+        "statistics": sizes[len(plan.models) :],
         "groups": _groups(plan),
         "passes": max(t.passes for t in plan.tasks),
         "bytes_read": plan.bytes_read(),
@@ -58,6 +53,16 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
         "threads": threads,
         "seconds": sum(map(_cost, plan.tasks)) / _BYTES_PER_SECOND / threads,
         "warnings": list(plan.warnings),
+    }
+
+
+def _size(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    tensors = checkpoint.tensors.values()
+    return {
+        "name": name,
+        "tensors": len(tensors),
+        "bytes": sum(t.nbytes for t in tensors),
+        "files": len({t.file for t in tensors}),
     }
 
 

@@ -18,9 +18,10 @@ from cermet.checkpoints.dtypes import NAMES
 from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Stream
-from cermet.core.registry import Gram, Kth, Method, PerModel, Round, Rows, Sum, call, takes
+from cermet.core.registry import Gram, Kth, Method, Need, PerModel, Round, Rows, Sum, call, takes
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
+from cermet.engine.finite import refuse_non_finite
 from cermet.engine.geometry import LEAF, Geometry, geometry
 from cermet.engine.parts import PartsOut
 from cermet.engine.search import Search
@@ -28,7 +29,7 @@ from cermet.engine.target import Target
 from cermet.maths.select import Cutoff
 from cermet.maths.vectors import Vectors
 
-__all__ = ["Done", "Job", "Piece", "refuse_non_finite"]
+__all__ = ["Done", "Job", "Piece"]
 
 Piece = Callable[[], None]
 
@@ -63,6 +64,7 @@ class Job:
         target: Target,
         *,
         minus: Sequence[Input | None] = (),
+        needs: Mapping[str, Sequence[Input]] | None = None,
         seed: int = 0,
         noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
@@ -89,7 +91,7 @@ class Job:
         self._sums: list[tuple[Tensor, int, int]] = []
         self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
         self.blocks = Blocks(
-            name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache
+            name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache, needs
         )
         self.parts = parts
         if parts is not None:
@@ -194,6 +196,10 @@ class Job:
                 value = value.between(begin, end)
             known[key] = value
         wanted = takes(function)
+        asked = wanted if self.method.mask is None else wanted | takes(self.method.mask)
+        for need in self.method.needs:
+            if need.name in asked:
+                known[need.name] = self._statistic(need, begin, end)
         if "mask" in wanted:
             known["mask"] = self.blocks.mask(block, known, streams, begin, end)
         if "noise" in wanted:
@@ -203,6 +209,15 @@ class Job:
         except Exception as error:
             raise self._failed(error) from error
         return result
+
+    def _statistic(self, need: Need, begin: int, end: int) -> Tensor:
+        """The block of a statistic: float32 [experts, *block], or [*block] of one for all."""
+        values = self.blocks.statistic(need.name, begin, end)
+        if not abs(float(values.sum())) < _FAR:
+            start = None if self.cut.grain == "column" else begin
+            for given, row in zip(self.blocks.needs[need.name], values, strict=True):
+                refuse_non_finite(given, row.reshape(-1), start, of="the statistics")
+        return values if need.per_model else values[0]
 
     # -- rounds ---------------------------------------------------------------
 
@@ -385,26 +400,11 @@ class Job:
 
     def _refuse(self, start: int, stop: int) -> None:
         """Name the first NaN or infinity of a block, if its sum was not just too large."""
-        for given in self.blocks.given():
+        for given in self.blocks.weights():
             raw = self.blocks.read(given, start, stop).reshape(-1).to(torch.float32)
             dtype, stored = self.blocks.dtype, given.source.block(given.name, 0, 0).dtype
             cast = "" if dtype in (None, stored) else f" as {NAMES[dtype]}"
             refuse_non_finite(given, raw, None if self.cut.grain == "column" else start, cast)
-
-
-def refuse_non_finite(given: Input, block: Tensor, start: int | None, cast: str = "") -> None:
-    """NonFiniteError for the first NaN or infinity of a flat block that begins at `start`.
-
-    `cast` says to which dtype the recipe has it cast, if it does.
-    """
-    bad = (~torch.isfinite(block)).nonzero()
-    if len(bad):
-        where = "" if start is None else f" at element {start + int(bad[0])}"
-        raise NonFiniteError(
-            f"Tensor '{given.name}' of model '{given.source.path}' holds "
-            f"{block[bad[0]].item()}{cast}{where}. A merge of it would be useless; "
-            "check how the model was trained or converted."
-        )
 
 
 def _strong(value: object) -> bool:

@@ -41,12 +41,13 @@ def parse_size(text: str) -> int:
 
 
 def block_bytes(method: Method, models: int) -> float:
-    """Bytes of memory for each element of a block: the models', the base's, the result's."""
+    """Bytes of memory for each element of a block: models, base, result and statistics."""
+    experts, shared = (sum(n.per_model is kind for n in method.needs) for kind in (True, False))
     if method.coefficients is not None and not method.rounds:
         models, workspace = 1, 1.0  # a sum takes the models one by one
     else:
         workspace = method.workspace
-    return 4 * (models * (1.0 + workspace) + 2)
+    return 4 * (models * (1.0 + workspace + experts) + 2 + shared)
 
 
 def block_elements(

@@ -91,14 +91,16 @@ def record_of(
             "parameters": parameters_of(task),
             "sources": sources,
         }
+    opened = [
+        {"name": name, "path": c.path, "files": sources_of(c)}
+        for name, c in zip(plan.names, plan.checkpoints, strict=True)
+    ]
     return {
         "format": 1,
         "recipe": recipe_text,
         "seed": plan.recipe.seed,
-        "models": [
-            {"name": str(ref), "path": c.path, "files": sources_of(c)}
-            for ref, c in zip(plan.models, plan.checkpoints, strict=True)
-        ],
+        "models": opened[: len(plan.models)],
+        "statistics": opened[len(plan.models) :],
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "run": {
@@ -199,6 +201,7 @@ def model_card(plan: Plan, recipe_yaml: str) -> str:
     method = plan.method
     experts = _experts_card(plan)
     listed = "\n".join(f"- `{ref}`" for ref in plan.models)
+    listed += "".join(f"\n- `{path}` (statistics)" for path in plan.statistics)
     count = sum(task.numel for task in plan.tasks)
     return f"""---
 library_name: transformers

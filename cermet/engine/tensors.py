@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ def merge_tensors(
     experts: tensors of the experts, with the same names and shapes.
     seed, noise: the seed of random methods, or their draws [experts, *shape] in [0, 1) by
         tensor name.
-    needs: named statistics, for methods that declare them.
+    needs: named statistics, for methods that declare them: name -> tensors with the names and
+        shapes of the model's, one mapping for all experts or a sequence in their order.
     task: of a method that makes an assembly, the expert whose model is restored from it, or
         experts and their weights; the merged model itself by default.
     parameters: of the method; one that has a value for each model is a number or a sequence
@@ -58,8 +60,6 @@ def merge_tensors(
     MethodError, MismatchError, NonFiniteError.
     """
     found = find_method(method)
-    if needs:
-        raise MethodError(f"'{method}' needs no statistics, but was given {', '.join(needs)}.")
     if noise is not None and not found.noise:
         raise MethodError(f"'{method}' draws no random numbers, so it takes no noise.")
     if found.base in ("required", "first") and base is None:
@@ -74,13 +74,17 @@ def merge_tensors(
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
     checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
     template = len(experts) if base is not None else 0
+    held, statistics = _statistics(found, needs or {}, len(experts), len(checkpoints))
     weights = _weights(found, task, len(experts))
     labels = [str(i) for i in range(len(experts))]
     out: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
     options = Options(threads=threads, block=block)
     jobs: list[Staged] = []
-    tasks = _memory_tasks(found, checkpoints, template, values, base is not None)
+    tasks = [
+        replace(bare, needs=_needed(bare, statistics, held, len(checkpoints)))
+        for bare in _memory_tasks(found, checkpoints, template, values, base is not None)
+    ]
     for each in tasks:
         out[each.name] = torch.empty(each.shape, dtype=models[template][each.name].dtype)
         for slot in slots_of(each, labels):
@@ -88,7 +92,8 @@ def merge_tensors(
         draws = None if noise is None else _draws(noise, each, len(experts))
         jobs.append(
             job_of(
-                each, checkpoints, MemoryTarget(out[each.name]), options, seed=seed, noise=draws,
+                each, (*checkpoints, *held), MemoryTarget(out[each.name]), options, seed=seed,
+                noise=draws,
                 parts=parts_out(each, labels, lambda name: MemoryTarget(kept[name])),
             )
         )  # fmt: skip
@@ -162,6 +167,55 @@ def _draws(noise: Mapping[str, Tensor], task: Task, count: int) -> Tensor | None
             "for each expert and element."
         )
     return given
+
+
+def _statistics(
+    method: Method, given: Mapping[str, Any], count: int, first: int
+) -> tuple[list[MemoryCheckpoint], dict[str, list[int]]]:
+    """The statistics that a caller gives, and for each name the models that hold it.
+
+    Numbers of models count on from `first`. MethodError where they are not those that the
+    method declares.
+    """
+    known = {need.name: need for need in method.needs}
+    for name in given:
+        if name not in known:
+            wanted = f"takes only {', '.join(known)}" if known else "needs no statistics"
+            raise MethodError(f"'{method.name}' {wanted}, but was given '{name}'.")
+    held: list[MemoryCheckpoint] = []
+    found: dict[str, list[int]] = {}
+    for name, need in known.items():
+        if name not in given:
+            raise MethodError(f"'{method.name}' needs the statistic '{name}' ({need.about}).")
+        one = isinstance(given[name], Mapping)
+        parts = [given[name]] if one else list(given[name])
+        if not one and (not need.per_model or len(parts) != count):
+            wanted = f" for {count} experts" if need.per_model else ", but is one for all"
+            raise MethodError(f"'{method.name}': '{name}' has {len(parts)} values{wanted}.")
+        start = first + len(held)
+        held += [MemoryCheckpoint(name if one else f"{name}{i}", p) for i, p in enumerate(parts)]
+        places = list(range(start, start + len(parts)))
+        found[name] = places * count if one and need.per_model else places
+    return held, found
+
+
+def _needed(
+    task: Task, statistics: Mapping[str, list[int]], held: Sequence[MemoryCheckpoint], first: int
+) -> dict[str, tuple[Named, ...]]:
+    """The statistics of one tensor; MismatchError where one is missing or of another shape."""
+    if task.method is None:
+        return {}
+    for models in statistics.values():
+        for model in models:
+            info = held[model - first].tensors.get(task.name)
+            if info is None or info.shape != task.shape or info.dtype not in FLOATS:
+                shape = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
+                raise MismatchError(
+                    f"Tensor '{task.name}' is {shape} in the statistics "
+                    f"'{held[model - first].path}'; they must hold numbers {list(task.shape)} for "
+                    "it, as the models do."
+                )
+    return {n: tuple(Named(m, task.name) for m in models) for n, models in statistics.items()}
 
 
 def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:

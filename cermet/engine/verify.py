@@ -192,7 +192,7 @@ def _changed_sources(plan: Plan, task: Task, entry: Mapping[str, Any]) -> list[s
         digest, _ = _digest(plan.checkpoints[named.model], named.tensor)
         if digest != source["digest"]:
             problems.append(
-                f"tensor '{named.tensor}' of '{plan.models[named.model]}' has changed since the "
+                f"tensor '{named.tensor}' of '{plan.names[named.model]}' has changed since the "
                 "merge"
             )
     return problems

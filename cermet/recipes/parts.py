@@ -9,6 +9,7 @@ from cermet.checkpoints.dtypes import dtype_named
 from cermet.core.errors import InputError, MethodError, RecipeError
 from cermet.core.registry import Method, find_method
 from cermet.recipes.document import Document, Where
+from cermet.recipes.needs import check_needs
 from cermet.recipes.schema import ModelRef, Recipe, Settings, Source
 from cermet.recipes.settings import Scope, check_names, check_values
 
@@ -49,8 +50,17 @@ def check_recipe(
                 raise RecipeError(problem)
             warnings.append(problem)
         check_values(document, method, scope)
-    for part in parts_of(recipe):
+    parts = parts_of(recipe)
+    for part in parts:
         _check_part(part, method, document)
+    sources = [
+        (source, where, method.base != "none" and source.model == part.base)
+        for part in parts
+        for source, where in zip(part.sources, part.wheres, strict=True)
+    ]
+    check_needs(recipe, document, method, sources)
+    if method.experimental:
+        warnings.append(f"'{method.name}' is experimental: {method.experimental}")
     return method, warnings
 
 

@@ -36,6 +36,7 @@ class Task:
     base: what is subtracted from the sources and added to the result.
     minus: for each source the base of its own, where a recipe names one (`delta_of`).
     parameters: by argument of the method.
+    needs: the statistics by name: one tensor for each expert, or one for all.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     base: Named | None = None
     minus: tuple[Named | None, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    needs: Mapping[str, tuple[Named, ...]] = field(default_factory=dict)
 
     @property
     def numel(self) -> int:
@@ -61,7 +63,8 @@ class Task:
     def inputs(self) -> list[Named]:
         """Every tensor that is read, once."""
         own = [m for m in self.minus if m is not None]
-        return [*self.sources, *([self.base] if self.base is not None else []), *own]
+        statistics = [n for named in self.needs.values() for n in named]
+        return [*self.sources, *([self.base] if self.base is not None else []), *own, *statistics]
 
     @property
     def passes(self) -> int:
@@ -80,12 +83,14 @@ class Plan:
 
     Attributes
     ----------
-    models: as the recipe names them; `Named.model` counts through them.
-    checkpoints: the same models, opened.
+    models: as the recipe names them.
+    checkpoints: the same models, opened, and after them the files of statistics;
+        `Named.model` counts through them.
     config: the config of the output.
     donor: the model whose tokenizer and other files are carried over.
     copies: tied tensors that a model stores twice and the output once: the one that is read,
         and the other, which must hold the same.
+    statistics: the files of statistics, as the recipe names them.
     """
 
     recipe: Recipe
@@ -98,6 +103,12 @@ class Plan:
     compute_dtype: str | None
     warnings: tuple[str, ...] = ()
     copies: tuple[tuple[Named, Named], ...] = ()
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the recipe calls each of the checkpoints."""
+        return (*map(str, self.models), *self.statistics)
 
     def bytes_read(self) -> int:
         """Bytes of all inputs over all passes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from cermet.anatomy import Anatomy, survey
@@ -16,10 +15,12 @@ from cermet.core.types import Place, Role
 from cermet.recipes.assembly import check_assembly
 from cermet.recipes.config import Opened, output_config
 from cermet.recipes.document import Document
+from cermet.recipes.needs import Statistics
 from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of, settings_of
 from cermet.recipes.plan import Named, Plan, Task
 from cermet.recipes.schema import ModelRef, Recipe, Source
 from cermet.recipes.settings import Scope, Settled, unmatched_filters
+from cermet.recipes.whole import check_whole
 
 __all__ = ["Opener", "resolve"]
 
@@ -39,6 +40,7 @@ class _Resolver:
         self.layered = [{n for names in layer.values() for n in names} for layer in self.layers]
         self.copies: list[tuple[Named, Named]] = []
         self.settled = Settled(document, method)
+        self.statistics = Statistics(recipe, document, method, opener, len(self.models))
         named = dtype_named(recipe.dtype) if recipe.dtype else None
         self.compute = named
         self.out = dtype_named(recipe.out_dtype) if recipe.out_dtype else named
@@ -56,29 +58,8 @@ class _Resolver:
             tasks = list(self._stacked(parts))
         if not tasks:
             raise MismatchError(f"{self.document.origin}: the models hold no tensors.")
-        self._same_for_all(tasks)
+        check_whole(self.recipe, self.document, self.method, tasks)
         return tasks
-
-    def _same_for_all(self, tasks: Sequence[Task]) -> None:
-        """Refuse what varies from tensor to tensor where the method looks at all of them."""
-        if not self.method.whole:
-            return
-        merged = [t for t in tasks if t.method is not None]
-        spelled = {p.argument: p.name for p in self.method.parameters.values()}
-        for first, task in pairwise(merged):
-            if len(task.sources) != len(first.sources):
-                raise RecipeError(
-                    f"{self.document.origin}: '{self.method.name}' looks at the whole model, so "
-                    f"every tensor needs the same number of models; '{first.name}' has "
-                    f"{len(first.sources)}, '{task.name}' has {len(task.sources)}."
-                )
-            for argument in self.method.shared():
-                if task.parameters[argument] != first.parameters[argument]:
-                    raise RecipeError(
-                        f"{self.document.origin}: '{self.method.name}' takes one "
-                        f"'{spelled[argument]}' for the whole model, but tensor '{task.name}' has "
-                        f"another than '{first.name}'; give it without filter or gradient."
-                    )
 
     def _template(self, part: Part) -> int:
         """The model of a part that says which tensors there are."""
@@ -318,13 +299,17 @@ class _Resolver:
             for s, n in experts
         )
         parameters = self._parameters(name, part, experts, t)
+        wheres = {id(s): w for s, w in zip(part.sources, part.wheres, strict=True)}
+        needs = self.statistics.of(
+            [(s, wheres[id(s)]) for s, _ in experts], named, base, info.shape
+        )
         if method.base == "first" and base is not None:
             named, base = (base, *named), None
         if self._verbatim(dtype, info.dtype, parameters):
             return Task(name, dtype, info.shape, place, None, named)
         return Task(
             name, dtype, info.shape, place, method, named, base,
-            minus if any(m is not None for m in minus) else (), parameters,
+            minus if any(m is not None for m in minus) else (), parameters, needs,
         )  # fmt: skip
 
     def _verbatim(self, out: str, stored: str, parameters: Mapping[str, Any]) -> bool:
@@ -398,12 +383,13 @@ def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool 
         recipe=recipe,
         method=method,
         models=resolver.models,
-        checkpoints=resolver.checkpoints,
+        checkpoints=(*resolver.checkpoints, *resolver.statistics.checkpoints),
         tasks=tuple(tasks),
         config=output_config(recipe, known, donor, tasks, resolver.out),
         donor=resolver.donor,
         compute_dtype=resolver.compute,
         copies=tuple(dict.fromkeys(resolver.copies)),
+        statistics=tuple(resolver.statistics.paths),
         warnings=tuple(warnings),
     )
     check_assembly(plan, document)

@@ -37,6 +37,9 @@ Scalar = bool | int | float | str
 Settings = dict[str, Any]
 """Parameters as written: a number, a gradient, or a list of filtered values."""
 
+Files = dict[str, Annotated[str, Field(min_length=1)]]
+"""Statistics as written: their names, and the files that hold them."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -121,6 +124,7 @@ class Source(_Strict):
     layer_range: tuple[StrictInt, StrictInt] | None = None
     delta_of: Model | None = None
     parameters: Settings | None = None
+    needs: Files | None = None
 
 
 class Slice(_Strict):
@@ -147,6 +151,7 @@ class Recipe(_Strict):
     slices: list[Slice] | None = Field(default=None, min_length=1)
     base_model: Model | None = None
     parameters: Settings | None = None
+    needs: Files | None = None
     dtype: str | None = None
     out_dtype: str | None = None
     tokenizer_source: str | None = None

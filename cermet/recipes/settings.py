@@ -133,9 +133,14 @@ def _filters(given: Any, where: Where) -> Iterator[tuple[Where, str]]:
             yield from _filters(case.get("value"), (*here, "value"))
 
 
+_ON_IT = 1e-9  # a depth this near to a value is the value's own: t was rounded
+
+
 def _gradient(values: list[Any], t: float, kind: type) -> Any:
     """Piecewise linear over the depth; truth values and words step."""
     position = t * (len(values) - 1)
+    if abs(position - round(position)) < _ON_IT:
+        position = float(round(position))
     low = int(position)
     if kind in (bool, str):
         return values[low]

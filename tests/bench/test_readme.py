@@ -115,7 +115,9 @@ def test_the_table_of_methods_has_a_row_for_each_method() -> None:
     assert [re.match(r"\| \[(\w+)\]", row)[1] for row in rows] == list(all_methods())
     ties = next(row for row in rows if "[ties]" in row)
     assert ties == (
-        "| [ties](docs/methods/ties.md) | 1 or more | required | 3 | Trim the deltas, elect a sign "
-        "for each element, average the deltas that have it | "
+        "| [ties](docs/methods/ties.md) | 1 or more | base | 3 | 12 | Trim the deltas, elect a "
+        "sign for each element, average the deltas that have it | "
         "[arXiv:2306.01708](https://arxiv.org/abs/2306.01708) |"
     )
+    marked = [row for row in rows if "| Experimental: " in row]
+    assert len(marked) == sum(bool(m.experimental) for m in all_methods().values()) > 0

@@ -8,12 +8,12 @@ from cermet.core.registry import all_methods
 from tests.cli.commands import Cermet
 
 _NAMES = (
-    "arcee_fusion breadcrumbs breadcrumbs_official breadcrumbs_ties consensus_ta "
-    "consensus_ties dare_linear dare_magnitude dare_official dare_ties della della_linear "
-    "della_official emr karcher layer_swapping linear lines lm_cocktail localize_and_stitch "
-    "metagpt model_stock multislerp nearswap nuslerp passthrough pcb_merging pcb_merging_es "
-    "ram ramplus_tl rht sce sce_official shadow_ft slerp tall_mask tall_mask_ties "
-    "task_arithmetic ties ties_max ties_official twin_merging varm widen wsm"
+    "arcee_fusion breadcrumbs breadcrumbs_official breadcrumbs_ties consensus_ta consensus_ties "
+    "dare_linear dare_magnitude dare_official dare_ties della della_linear della_official emr "
+    "karcher layer_swapping led_merging linear lines lm_cocktail localize_and_stitch metagpt "
+    "model_stock multislerp nearswap nuslerp passthrough pcb_merging pcb_merging_es ram "
+    "ramplus_tl rht sce sce_official shadow_ft slerp tall_mask tall_mask_ties task_arithmetic "
+    "ties ties_max ties_official ties_sv twin_merging varm widen wsm"
 )
 
 
@@ -24,6 +24,18 @@ def test_the_list_has_a_line_for_each(cermet: Cermet) -> None:
     assert [line.split()[0] for line in lines] == sorted(_NAMES.split()) == list(all_methods())
     for line, found in zip(lines, all_methods().values(), strict=True):
         assert line.rstrip().endswith(found.summary)
+        assert ("experimental: " in line) == bool(found.experimental)
+
+
+def test_the_long_list_says_what_each_is_for(cermet: Cermet) -> None:
+    parts = cermet("methods", "--long").out.strip().split("\n\n")
+    assert len(parts) == len(all_methods())
+    for part, (name, found) in zip(parts, all_methods().items(), strict=True):
+        assert part.startswith(f"{name}  ({found.source})\n  {found.summary}\n  when: ")
+        assert f"passes: up to {found.passes}; memory: " in part
+        assert ("\n  experimental: " in part) == bool(found.experimental)
+    assert "needs: base, score, base_score;" in parts[list(all_methods()).index("led_merging")]
+    assert " float32 blocks of whole rows a thread" in parts[list(all_methods()).index("della")]
 
 
 def test_one_is_explained_by_its_docstring(cermet: Cermet) -> None:
@@ -51,6 +63,11 @@ def test_json_for_programs(cermet: Cermet) -> None:
     assert one["parameters"] == [
         {"name": "t", "per_model": False, "type": "float", "required": True, "default": None}
     ]
+    assert one["when"] == "two models, with t by layer and filter"
+    assert (one["passes"], one["memory_blocks"], one["grain"]) == (2, 6.0, "element")
+    assert [n["name"] for n in found["led_merging"]["statistics"]] == ["score", "base_score"]
+    assert "abstract" in found["ties_sv"]["experimental"]
+    assert found["ties"]["experimental"] == ""
     assert found["della"]["random"] is True
     assert found["linear"]["base"] == "-"
 

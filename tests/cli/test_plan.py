@@ -46,6 +46,29 @@ def test_groups_have_one_method_and_one_set_of_numbers(cermet: Cermet, tmp_path:
     assert {g["method"] for g in found["groups"]} == {"ties"}
 
 
+def test_an_experimental_method_is_one_by_a_warning(cermet: Cermet, tmp_path: Path) -> None:
+    recipe = ready(tmp_path)
+    text = recipe.read_text().replace("merge_method: ties", "merge_method: ties_sv")
+    recipe.write_text(text.partition("parameters:\n")[0].replace("weight: 0.5", "slack: 0.1"))
+    done = cermet("plan", recipe)
+    assert done.code == 0
+    assert "warning: 'ties_sv' is experimental: the inequality of the paper" in done.out
+    (warning,) = json.loads(cermet("plan", recipe, "--json").out)["warnings"]
+    assert warning.startswith("'ties_sv' is experimental: ")
+    assert "warning: 'ties_sv' is experimental" in cermet("merge", recipe, tmp_path / "out").err
+
+
+def test_the_plan_lists_statistics_beside_the_models(cermet: Cermet, tmp_path: Path) -> None:
+    recipe = ready(tmp_path)
+    text = TEXT.partition("parameters:\n")[0].replace("ties", "led_merging")
+    text += f"needs: {{score: {tmp_path}/b, base_score: {tmp_path}/c}}\n"
+    recipe.write_text(text.replace("$", f"{tmp_path}/"))
+    found = json.loads(cermet("plan", recipe, "--json").out)
+    assert [s["name"] for s in found["statistics"]] == [f"{tmp_path}/b", f"{tmp_path}/c"]
+    assert found["bytes_read"] == 7 * 2 * _BYTES
+    assert len(found["models"]) == 3
+
+
 def test_shards_are_planned(cermet: Cermet, tmp_path: Path) -> None:
     found = json.loads(cermet("plan", ready(tmp_path), "--json", "--shard-size", "9KB").out)
     names = [f["file"] for f in found["files"]]

@@ -1,4 +1,4 @@
-"""The checkpoints that the blocks of the documentation name: `models/...`, `adapters/...`."""
+"""The files that the blocks of the documentation name: models, adapters, statistics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_minilm(folder: Path) -> None:
 
 
 def make_models(folder: Path) -> None:
-    """A base, three models tuned from it, one in .bin form, and an adapter."""
+    """A base, three models tuned from it, one in .bin form, an adapter, and statistics."""
     base = _weights(0)
     for seed, name in enumerate(("base", "math", "code", "chat")):
         tuned = {k: v + 0.02 * _weights(seed)[k] for k, v in base.items()} if seed else base
@@ -57,6 +57,10 @@ def make_models(folder: Path) -> None:
     old = _empty(folder / "models" / "old")
     torch.save(base, old / "pytorch_model.bin")
     _adapter(_empty(folder / "adapters" / "chat"))
+    (folder / "statistics").mkdir()
+    for seed, name in enumerate(("score-math", "score-code", "base_score-math", "base_score-code")):
+        scores = {k: v.abs() for k, v in _weights(10 + seed).items()}
+        save_file(scores, folder / "statistics" / f"{name}.safetensors")
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

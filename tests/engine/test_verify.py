@@ -188,7 +188,8 @@ def test_every_method_is_made_again(
     models: list[dict[str, Any]] = [{"model": str(p)} for p in pool[1 : 1 + count]]
     given = {p.name for p in spec.parameters.values() if p.required} | {"weight"}
     own = [p.name for p in spec.parameters.values() if p.per_model and p.name in given]
-    models = [{**m, "parameters": dict.fromkeys(own, 0.5)} for m in models]
+    needs = dict.fromkeys((n.name for n in spec.needs), str(pool[2]))  # numbers like any others
+    models = [{**m, "parameters": dict.fromkeys(own, 0.5), "needs": needs} for m in models]
     needed = dict.fromkeys(sorted((given - set(own)) & set(spec.parameters)), 0.5)
     data: dict[str, Any] = {"merge_method": method, "models": models, "parameters": needed}
     if spec.base in ("required", "first"):

@@ -63,6 +63,14 @@ def _della(case: Case) -> Model:
     )  # fmt: skip
 
 
+def _led(case: Case) -> Model:
+    given = case.parameters
+    needs = {name: case.numbered(name) for name in ("score", "base_score")}
+    return _merge(
+        case, "led_merging", density=given["fuse_rates"], weight=given["lambdas"], needs=needs
+    )
+
+
 def _emr(case: Case) -> Model:
     given = case.parameters
     return _merge(case, "emr", by_tensor=given["variant"] == "dict", task=given["task"])
@@ -162,6 +170,7 @@ BY_TENSORS: Mapping[str, Callable[[Case], Model]] = {
     "dare_official": _dare,
     "della_official": _della,
     "emr": _emr,
+    "led_merging": _led,
     "lines": _lines,
     "localize_and_stitch": _localize,
     "metagpt": _metagpt,

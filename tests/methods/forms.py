@@ -53,6 +53,8 @@ class Form:
     def merge(self, base: Model | None, experts: Sequence[Model], **options: Any) -> Model:
         """The merged tensors."""
         given = base if self.base else None
+        if self.method.needs:
+            options["needs"] = statistics(self.method, base, experts)
         return merge_tensors(self.method.name, given, experts, **{**self.parameters, **options})
 
     def with_experts(self, count: int) -> Form:
@@ -154,6 +156,24 @@ def pool(
             model[name] = (base[name] + delta * kept).to(dtype)
         models.append(model)
     return {name: value.to(dtype) for name, value in base.items()}, models
+
+
+def statistics(method: Method, base: Model | None, experts: Sequence[Model]) -> dict[str, Any]:
+    """Every statistic of a method: made of the models alone, so that it moves with them."""
+    found: dict[str, Any] = {}
+    for place, need in enumerate(method.needs):
+        each = [{n: _score(v, (base or {}).get(n), place) for n, v in e.items()} for e in experts]
+        found[need.name] = each if need.per_model else each[0]
+    return found
+
+
+def _score(value: Tensor, base: Tensor | None, place: int) -> Tensor:
+    """How far a tensor has moved, and some of its base's size; others for each statistic."""
+    wide = value.to(torch.float32)
+    if base is None or base.shape != value.shape:
+        return wide.abs()
+    start = base.to(torch.float32)
+    return (wide - start).abs() + 0.25 * place * start.abs()
 
 
 def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cermet import merge_tensors
 from cermet.core.registry import Method
-from tests.methods.forms import METHODS, Model, pool
+from tests.methods.forms import METHODS, Model, pool, statistics
 
 SHAPES = {"matrix": (9, 14), "vector": (17,), "cube": (2, 3, 4)}
 WEIGHTS = (0.7, 0.4, 1.3)
@@ -21,6 +21,11 @@ ELECTING = ["ties", "dare_ties", "della", "breadcrumbs_ties"]
 
 def _merged(method: str, base: Model | None, experts: list[Model], **parameters: Any) -> Model:
     return merge_tensors(method, base, experts, **parameters)
+
+
+def _needs(method: Method, base: Model, experts: list[Model]) -> dict[str, Any]:
+    """The statistics of a method, as an argument, if it takes any."""
+    return {"needs": statistics(method, base, experts)} if method.needs else {}
 
 
 def _same(one: Model, other: Model, tolerance: float = 2e-6) -> None:
@@ -191,7 +196,8 @@ EXCEPT = {"arcee_fusion", "pcb_merging", "pcb_merging_es", "shadow_ft"}
 def test_one_expert_alone_gives_that_expert(method: Method) -> None:
     base, experts = pool(1, SHAPES)
     given = None if method.base == "none" else base
-    found = merge_tensors(method.name, given, experts, **_neutral(method))
+    needs = _needs(method, base, experts)
+    found = merge_tensors(method.name, given, experts, **_neutral(method), **needs)
     _same(found, experts[0])
 
 
@@ -207,7 +213,8 @@ SUMS = {"task_arithmetic", "dare_linear", "dare_ties", "della_linear", "breadcru
     "breadcrumbs_ties", "dare_official", "dare_magnitude", "lines"
 }  # fmt: skip
 FACTOR = {"breadcrumbs_official", "consensus_ta", "consensus_ties"}  # sums with one factor for all
-EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {"widen"}  # columns count up to twice
+# In the first, columns count up to twice; the second leaves at the base what two experts elect.
+EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {"widen", "led_merging"}
 
 
 @pytest.mark.parametrize(

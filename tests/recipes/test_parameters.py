@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cermet.core.errors import RecipeError
-from tests.recipes.pools import planned, save_llama, task
+from tests.recipes.pools import llama_config, planned, save, save_llama, task
 
 _LAYERS = 5
 
@@ -220,3 +221,18 @@ def test_lambda_keeps_its_name(pool: tuple[str, str]) -> None:
         "parameters": {"lambda": 0.5},
     }
     assert task(planned(recipe), "lm_head").parameters["lambda_"] == 0.5
+
+
+@pytest.mark.parametrize("layers", [24, 36, 48])
+def test_a_list_with_an_entry_for_each_layer_gives_each_its_own(
+    layers: int, tmp_path: Path
+) -> None:
+    """Rounded depths give no trace of a neighbour: a layer at 0 stays at 0."""
+    shapes = {f"model.layers.{i}.mlp.up_proj.weight": torch.zeros(1, 1) for i in range(layers)}
+    config = llama_config(layers)
+    base, expert = (save(tmp_path / name, shapes, config) for name in ("base", "expert"))
+    values = [float(i % 2) for i in range(layers)]
+    own = {"model": expert, "parameters": {"weight": values}}
+    plan = planned({"merge_method": "ties", "base_model": base, "models": [own]})
+    found = [task(plan, f"layers.{i}.mlp").parameters["weight"] for i in range(layers)]
+    assert found == [(value,) for value in values]

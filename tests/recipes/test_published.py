@@ -101,3 +101,111 @@ def test_a_gradient_of_weights_is_lines(pool: dict[str, Path], tmp_path: Path) -
     found = _merged({**recipe, "parameters": {"alpha": 0.3, "beta": 0.5}}, tmp_path / "lines")
     graded = {**recipe, "merge_method": "task_arithmetic", "parameters": {"weight": [0.3, 0.8]}}
     _close(found, _merged(graded, tmp_path / "graded"))
+
+
+def _task_arithmetic(base: Path, *models: dict[str, Any]) -> dict[str, Any]:
+    return {"merge_method": "task_arithmetic", "base_model": str(base), "models": list(models)}
+
+
+def _weighed(model: Path, weight: float) -> dict[str, Any]:
+    return {"model": str(model), "parameters": {"weight": weight}}
+
+
+def test_instruct_plus_domain_at_weight_1_is_either_residual(
+    pool: dict[str, Path], tmp_path: Path
+) -> None:
+    both = (_weighed(pool["instruct"], 1), _weighed(pool["domain"], 1))
+    found = _merged(_task_arithmetic(pool["base"], *both), tmp_path / "both")
+    one = _residual(pool["base"], pool["instruct"], pool["domain"], 1)
+    _close(found, _merged(one, tmp_path / "residual"))
+
+
+def test_a_domain_residual_at_0_is_the_instruct_model(
+    pool: dict[str, Path], tmp_path: Path
+) -> None:
+    """And where the domain model is the base, at any factor."""
+    instruct = _held(pool["instruct"])
+    for number, (domain, factor) in enumerate((("domain", 0.0), ("base", 0.6))):
+        recipe = _residual(pool["base"], pool[domain], pool["instruct"], factor)
+        found = _merged(recipe, tmp_path / str(number))
+        assert all(torch.equal(found[n], t) for n, t in instruct.items())
+
+
+def test_residuals_onto_either_model_differ_at_other_factors(
+    pool: dict[str, Path], tmp_path: Path
+) -> None:
+    """C + r(I - B) and I + r(C - B) are (1 - r)(C - I) apart."""
+    one = _merged(_residual(pool["base"], pool["instruct"], pool["domain"], 0.5), tmp_path / "1")
+    two = _merged(_residual(pool["base"], pool["domain"], pool["instruct"], 0.5), tmp_path / "2")
+    domain, instruct = _held(pool["domain"]), _held(pool["instruct"])
+    apart = {n: 0.5 * (domain[n] - instruct[n]) for n in _weights_of(one)}
+    _close({n: one[n] - two[n] for n in apart}, apart)
+
+
+def _weights_of(model: Mapping[str, Tensor]) -> list[str]:
+    return [n for n, t in model.items() if t.is_floating_point()]
+
+
+def test_interpolation_at_its_ends_and_turned_round(pool: dict[str, Path], tmp_path: Path) -> None:
+    """UnIVAL and rewarded soups: exact ends, and the same from either side."""
+
+    def between(first: str, second: str, share: float, name: str) -> dict[str, Tensor]:
+        models = [_weighed(pool[first], share), _weighed(pool[second], 1 - share)]
+        return _merged({"merge_method": "linear", "models": models}, tmp_path / name)
+
+    ends = {1.0: "instruct", 0.0: "domain"}
+    for share, model in ends.items():
+        found = between("instruct", "domain", share, f"end{share}")
+        assert all(torch.equal(found[n], t) for n, t in _held(pool[model]).items())
+    _close(between("instruct", "domain", 0.3, "one"), between("domain", "instruct", 0.7, "other"))
+
+
+def test_an_average_of_averages_is_the_ratatouille(pool: dict[str, Path], tmp_path: Path) -> None:
+    """Uniform soups: two models averaged count as two when the third is added."""
+    names = ("base", "instruct", "domain")
+    recipe: dict[str, Any] = {"merge_method": "linear"}
+    pair = {**recipe, "models": [_weighed(pool[n], 1) for n in names[:2]]}
+    _merged(pair, tmp_path / "pair")
+    rest = {**recipe, "models": [_weighed(tmp_path / "pair", 2), _weighed(pool["domain"], 1)]}
+    whole = {**recipe, "models": [_weighed(pool[n], 1) for n in names]}
+    _close(_merged(rest, tmp_path / "rest"), _merged(whole, tmp_path / "whole"))
+
+
+def test_fixed_coefficients_of_sum_1_are_a_point_between_the_experts(
+    pool: dict[str, Path], tmp_path: Path
+) -> None:
+    """Self-Positioning's form: at lambda 1 the base cancels, at lambda 0 it is left."""
+    models = [_weighed(pool["instruct"], 0.7), _weighed(pool["domain"], 0.3)]
+    recipe = _task_arithmetic(pool["base"], *models)
+    found = _merged(recipe, tmp_path / "found")
+    _close(found, _merged({"merge_method": "linear", "models": models}, tmp_path / "linear"))
+    nothing = _merged({**recipe, "parameters": {"lambda": 0}}, tmp_path / "nothing")
+    assert all(torch.equal(nothing[n], t) for n, t in _held(pool["base"]).items())
+
+
+def _hi(pool: Mapping[str, Path], weights: list[float], other: float) -> dict[str, Any]:
+    """Hi-Merging's second step: the layers of one expert by a list, what is outside apart."""
+    weight = [{"filter": ".layers.", "value": weights}, {"value": other}]
+    models = [
+        {"model": str(pool["instruct"]), "parameters": {"density": 0.5, "weight": weight}},
+        _weighed(pool["domain"], 0),
+    ]
+    return {"merge_method": "ties", "base_model": str(pool["base"]), "models": models}
+
+
+def test_one_layer_of_one_expert(tmp_path: Path) -> None:
+    """That layer is the trimmed expert's, everything else the base's to the bit."""
+    pool = {}
+    for seed, name in enumerate(("base", "instruct", "domain")):
+        tensors = {n: t.float() for n, t in weights(24, SHAPE, seed).items() if "layers" in n}
+        tensors["model.norm.weight"] = torch.full((8,), float(seed))
+        pool[name] = write_model(tmp_path / name, tensors, 24)
+    active = 12  # before layer 13, whose depth times 23 is not 13 after rounding
+    found = _merged(_hi(pool, [float(i == active) for i in range(24)], 0), tmp_path / "out")
+    alone = [_weighed(pool["instruct"], 1)]
+    whole = {"merge_method": "ties", "base_model": str(pool["base"]), "models": alone}
+    trimmed = _merged({**whole, "parameters": {"density": 0.5}}, tmp_path / "trimmed")
+    base = _held(pool["base"])
+    for name, value in found.items():
+        expected = trimmed if f".layers.{active}." in name else base
+        assert torch.equal(value, expected[name]), name

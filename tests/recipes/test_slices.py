@@ -40,6 +40,12 @@ def test_layers_are_stacked_in_order(tmp_path: Path) -> None:
     assert config_of(tmp_path / "out")["num_hidden_layers"] == 5
 
 
+def test_one_slice_of_all_layers_is_a_copy(tmp_path: Path) -> None:
+    model = save_llama(tmp_path / "a", 1, 3)
+    found = merged(_stack((model, 0, 3)), tmp_path / "out")
+    assert all(torch.equal(found[name], value) for name, value in llama(1, 3).items())
+
+
 def test_what_is_before_comes_from_the_first_slice_and_what_is_after_from_the_last(
     tmp_path: Path,
 ) -> None:

@@ -117,6 +117,7 @@ FORMS = (
     Form("layer_swapping", 2, base=False, weights=None, shared={"bottom": 1, "top": 0}),
     Form("lines", shared={"beta": 0.5}),
     Form("lm_cocktail", base=False, weights=None, shared={"loss": 1.5}),
+    Form("led_merging", shared={"density": 0.5}),
     Form("localize_and_stitch", weights=None, shared={"density": 0.3}),
     Form("localize_and_stitch", weights=None, shared={"density": 0.3, "layers_only": False}),
     Form("metagpt", weights=None),
@@ -127,6 +128,7 @@ FORMS = (
     Form("shadow_ft", weights=None),
     Form("ties_max", weights=None, shared={"density": 0.3}),
     Form("ties_official", weights=None, shared={"density": 0.3}),
+    Form("ties_sv", weights=None, shared={"density": 0.3, "slack": 0.004}),
     Form("twin_merging", 3, weights=None, shared={"density": 0.5}),
     Form("varm", weights=None),
     Form("widen", weights=None),
@@ -195,6 +197,8 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]
             if size == "lora":
                 adapters = [_adapter(root / name / f"a{i}", (401, 333), i) for i in range(1, 6)]
                 paths = [paths[0], *(f"{paths[0]}+{a}" for a in adapters)]
+            for i in range(1, 6):  # beside the models, for methods that need statistics
+                _save(root / name / f"s{i}", shapes, 10 + i, torch.float32)
             written[name] = paths
         return written[name]
 
@@ -206,6 +210,10 @@ def _recipe(form: Form, paths: list[str]) -> dict[str, Any]:
     for i, path in enumerate(paths[1 : 1 + form.experts]):
         own = {} if form.weights is None else {"weight": form.weights[i]}
         models.append({"model": path, "parameters": own})
+        folder = Path(path.partition("+")[0]).parent
+        for need in all_methods()[form.method].needs:
+            statistic = str(folder / f"s{i % 5 + 1}")
+            models[-1].setdefault("needs", {})[need.name] = statistic
     recipe = {"merge_method": form.method, "models": models, "parameters": dict(form.shared)}
     return {**recipe, "base_model": paths[0], "seed": 7} if form.base else {**recipe, "seed": 7}
 

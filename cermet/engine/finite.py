@@ -1,0 +1,34 @@
+"""Refusing NaN and infinity by name: which tensor, of what, at which element."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cermet.core.errors import NonFiniteError
+from cermet.engine.blocks import Input
+
+__all__ = ["refuse_non_finite"]
+
+_ADVICE = {
+    "model": "check how the model was trained or converted",
+    "the statistics": "make them again",
+}
+
+
+def refuse_non_finite(
+    given: Input, block: Tensor, start: int | None, cast: str = "", *, of: str = "model"
+) -> None:
+    """NonFiniteError for the first NaN or infinity of a flat block that begins at `start`.
+
+    `cast` says to which dtype the recipe has it cast, if it does; `of`, whether it belongs to a
+    model or to the statistics.
+    """
+    bad = (~torch.isfinite(block)).nonzero()
+    if len(bad):
+        where = "" if start is None else f" at element {start + int(bad[0])}"
+        raise NonFiniteError(
+            f"Tensor '{given.name}' of {of} '{given.source.path}' holds "
+            f"{block[bad[0]].item()}{cast}{where}. A merge of it would be useless; "
+            f"{_ADVICE[of]}."
+        )

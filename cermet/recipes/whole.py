@@ -1,0 +1,57 @@
+"""What a method that looks at the whole model takes once, and a recipe may not vary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from cermet.core.errors import RecipeError
+from cermet.core.registry import Method
+from cermet.recipes.document import Document, Where
+from cermet.recipes.parts import all_scopes
+from cermet.recipes.plan import Task
+from cermet.recipes.schema import Recipe
+
+__all__ = ["check_whole"]
+
+
+def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Sequence[Task]) -> None:
+    """Refuse what varies from tensor to tensor where the method looks at all of them."""
+    if not method.whole:
+        return
+    merged = [t for t in tasks if t.method is not None]
+    spelled = {p.argument: p.name for p in method.parameters.values()}
+    for first, task in pairwise(merged):
+        if len(task.sources) != len(first.sources):
+            raise RecipeError(
+                f"{document.at(_other_slice(recipe))}: '{method.name}' looks at the whole model, "
+                f"so every tensor needs the same number of models; '{first.name}' has "
+                f"{len(first.sources)}, '{task.name}' has {len(task.sources)}."
+            )
+        for argument in method.shared():
+            if task.parameters[argument] != first.parameters[argument]:
+                name = spelled[argument]
+                raise RecipeError(
+                    f"{document.at(_varying(recipe, name))}: '{method.name}' takes one '{name}' "
+                    f"for the whole model, but tensor '{task.name}' has another than "
+                    f"'{first.name}'; give it without filter or gradient."
+                )
+
+
+def _other_slice(recipe: Recipe) -> Where:
+    """The first slice with another number of sources than the one before it."""
+    for i, (one, other) in enumerate(pairwise(recipe.slices or ()), start=1):
+        if len(one.sources) != len(other.sources):
+            return ("slices", i)
+    return ("slices",)
+
+
+def _varying(recipe: Recipe, name: str) -> Where:
+    """Where a parameter stands as a filter or a gradient, or else where it stands last."""
+    places: list[tuple[bool, Where]] = [
+        (isinstance(scope.settings[name], list | dict), (*scope.where, name))
+        for scope, _ in all_scopes(recipe)
+        if name in scope.settings
+    ]
+    varied = [where for varies, where in places if varies]
+    return varied[0] if varied else places[-1][1]
