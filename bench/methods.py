@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from cermet.core.registry import Method, all_methods
+from cermet.core.registry import Method, all_methods, all_transforms
 from cermet.engine.describe import blocks_of, models_of, needs_of
 
-__all__ = ["methods", "source_of"]
+__all__ = ["methods", "source_of", "transforms"]
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -27,6 +27,16 @@ def methods(pages: str) -> str:
             source_of(method),
         )
         lines.append("| " + " | ".join(cells) + " |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def transforms(pages: str) -> str:
+    """A row for each transform; its name links to its page in the folder `pages`."""
+    lines = ["| transform | more passes | what it does | source |"]
+    lines.append("| --- | ---: | --- | --- |")
+    for name, found in all_transforms().items():
+        link, summary = f"[{name}]({pages}{name}.md)", found.summary.removesuffix(".")
+        lines.append(f"| {link} | {found.passes - 1} | {summary} | {source_of(found)} |")
     return "".join(f"{line}\n" for line in lines)
 
 

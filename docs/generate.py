@@ -1,7 +1,7 @@
 """Writes docs/methods/ from the registry and its docstrings; `--check` only compares.
 
-One page for each method, and an index. What is written is checked in, so that it can be read
-without running anything; `make test` fails where it differs from the code.
+One page for each method and for each transform, and an index. What is written is checked in, so
+that it can be read without running anything; `make test` fails where it differs from the code.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.methods import methods, source_of
-from cermet.core.registry import Method, Parameter, all_methods
+from bench.methods import methods, source_of, transforms
+from cermet.core.registry import Method, Parameter, all_methods, all_transforms
 from cermet.engine.describe import base_of, blocks_of, grain_of, models_of, sections
 
 FOLDER = Path(__file__).resolve().parent / "methods"
@@ -38,25 +38,37 @@ Methods on deltas get each model minus the base, and what they return is added t
 Every parameter can be a number, a gradient over the layers or a list of filtered values, and those
 marked *per model* can stand beside each model; see [Recipes](../recipes.md). Methods of your own
 need no change to Cermet; see [Plugins](../plugins.md).
-"""
+
+## Transforms
+
+What can stand before or after a merge in a [pipeline](../recipes.md#pipelines). `more passes` is
+how often the weights are read for it beside the merge itself, at most.
+
+{transforms}"""
 
 
 def pages() -> dict[str, str]:
     """Every generated page by its file name."""
     found = {f"{name}.md": page(method) for name, method in all_methods().items()}
-    table = methods("")
-    return {"index.md": _NOTE + "\n" + _INDEX.format(count=len(found), table=table), **found}
+    index = _INDEX.format(count=len(found), table=methods(""), transforms=transforms("transforms/"))
+    steps = {f"transforms/{name}.md": page(step) for name, step in all_transforms().items()}
+    return {"index.md": _NOTE + "\n" + index, **found, **steps}
 
 
 def page(method: Method) -> str:
-    """The page of one method."""
+    """The page of one method or transform."""
     said = sections(method)
+    random = "; random" if method.noise else ""
     facts = (
         f"Works on {method.on}; models: {models_of(method)}; base model: {base_of(method)}; "
-        f"passes over the weights: up to {method.passes}; memory: {_memory(method)}"
-        f"{'; random' if method.noise else ''}.  \n"
+        f"passes over the weights: up to {method.passes}; memory: {_memory(method)}{random}.  \n"
         f"Source: {source_of(method)}."
     )
+    if method.kind == "transform":
+        facts = (
+            "A transform, for a [pipeline](../../recipes.md#pipelines); more passes over the "
+            f"weights: up to {method.passes - 1}{random}.  \nSource: {source_of(method)}."
+        )
     if method.experimental:
         facts += f'\n\n!!! warning "Experimental"\n    {_sentence([method.experimental])}'
     parts = [
@@ -143,6 +155,8 @@ def _limits(parameter: Parameter) -> str:
 
 def _recipe(method: Method) -> list[str]:
     """A recipe that runs: the fewest models up to two, and what has to be given."""
+    if method.kind == "transform":
+        return _pipeline(method)
     least, most = method.models
     count = max(least, min(2, most or 2))
     needed = [p for p in method.parameters.values() if p.required]
@@ -171,9 +185,24 @@ def _file(statistic: str, model: str) -> str:
     return f"statistics/{statistic}-{model.rpartition('/')[2]}.safetensors"
 
 
+def _pipeline(method: Method) -> list[str]:
+    """A recipe with a transform before a merge."""
+    needed = (p for p in method.parameters.values() if p.required)
+    given = ", ".join(f"{p.name}: {p.choices[0] if p.choices else 0.5}" for p in needed)
+    return [
+        "pipeline:",
+        f"  - {method.name}: {{{given}}}" if given else f"  - {method.name}",
+        "  - task_arithmetic: {weight: 0.5}",
+        "base_model: models/base",
+        "models:",
+        "  - model: models/math",
+        "  - model: models/code",
+    ]
+
+
 def _example(lines: Sequence[str]) -> list[str]:
     """The docstring's example, spelled out as a call of `cermet.merge_tensors`."""
-    found = doctest.DocTestParser().get_examples("\n".join(lines))[0]
+    *before, found = doctest.DocTestParser().get_examples("\n".join(lines))
     call = ast.parse(found.source, mode="eval").body
     assert isinstance(call, ast.Call)
     name, base, experts = (ast.unparse(a).replace("'", '"') for a in call.args)
@@ -192,6 +221,7 @@ def _example(lines: Sequence[str]) -> list[str]:
     spelled = "".join(f", {name}={value}" for name, value in given.items())
     return [
         *lines,
+        *(f">>> {line}" for step in before for line in step.source.splitlines()),
         *_called(f"{name}, base, experts{spelled}"),
         '>>> [round(x, 4) for x in merged["x"].tolist()]',
         *found.want.splitlines(),
@@ -228,14 +258,14 @@ def _tensor(values: str) -> str:
 def stale(folder: Path) -> list[str]:
     """Names of the files in a folder that are missing, differ, or should not be there."""
     wanted = pages()
-    present = {path.name: path.read_text("utf-8") for path in folder.glob("*.md")}
+    present = {str(p.relative_to(folder)): p.read_text("utf-8") for p in folder.rglob("*.md")}
     return sorted(n for n in wanted.keys() | present.keys() if wanted.get(n) != present.get(n))
 
 
 def write(folder: Path) -> None:
     """Write every page that differs, and remove those of methods that are gone."""
     wanted = pages()
-    folder.mkdir(exist_ok=True)
+    (folder / "transforms").mkdir(parents=True, exist_ok=True)
     for name in stale(folder):
         if name in wanted:
             (folder / name).write_text(wanted[name], "utf-8")

@@ -13,7 +13,9 @@ __all__ = ["methods"]
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, to be explained.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method or transform, to be explained.")
+    ] = None,
     plugin: Annotated[
         list[Path] | None, typer.Option(help="Python file with methods; it is run as code.")
     ] = None,
@@ -22,39 +24,50 @@ def methods(
         bool, typer.Option("--long", help="Print source, cost and use of each, not one line.")
     ] = False,
 ) -> None:
-    """List the methods, or explain one."""
-    from cermet.core.registry import all_methods, find_method, load_plugin
+    """List the methods and transforms, or explain one."""
+    from cermet.core.registry import all_methods, all_transforms, find_step, load_plugin
 
     for path in plugin or []:
         load_plugin(path)
     if name is not None:
-        found = find_method(name)
+        shelves = [shelf for shelf in (all_methods(), all_transforms()) if name in shelf]
+        found = [shelf[name] for shelf in shelves] or [find_step(name)]
         if as_json:
-            typer.echo(json.dumps(_described(found), indent=2))
+            first, *others = map(_described, found)
+            typer.echo(json.dumps(first | {o["kind"]: o for o in others}, indent=2))
         else:
-            _explain(found)
+            for i, one in enumerate(found):
+                typer.echo("\n" * (2 if i else 0), nl=False)
+                _explain(one)
         return
-    everything = [_described(m) for m in all_methods().values()]
+    everything = [_described(m) for m in (*all_methods().values(), *all_transforms().values())]
     if as_json:
         typer.echo(json.dumps(everything, indent=2))
     elif long:
         typer.echo("\n\n".join("\n".join(_paragraph(row)) for row in everything))
     else:
-        _table(everything)
+        _list(everything)
 
 
-def _table(everything: list[dict[str, Any]]) -> None:
-    """A line for each method."""
+def _list(everything: list[dict[str, Any]]) -> None:
+    """A line for each method, then one for each transform."""
     from rich.console import Console
     from rich.table import Table
 
     titles = ("method", "models", "needs", "passes", "memory", "what it does")
     table = Table(*titles, box=None, pad_edge=False)
+    steps = Table("transform", "more passes", "what it does", box=None, pad_edge=False)
     for row in everything:
+        if row["kind"] == "transform":
+            steps.add_row(row["name"], str(row["passes"] - 1), row["summary"])
+            continue
         mark = "experimental: " if row["experimental"] else ""
         numbers = (str(row["passes"]), f"{row['memory_blocks']:.0f}")
         table.add_row(row["name"], row["models"], row["needs"], *numbers, mark + row["summary"])
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print()
+    console.print(steps)
 
 
 def _paragraph(row: dict[str, Any]) -> list[str]:
@@ -78,6 +91,7 @@ def _described(method: Any) -> dict[str, Any]:
     least, most = method.models
     return {
         "name": method.name,
+        "kind": method.kind,
         "summary": method.summary,
         "models": f"{least}" if least == most else f"{least}+",
         "base": base_of(method),
@@ -117,9 +131,13 @@ def _explain(method: Any) -> None:
     described = _described(method)
     typer.echo(f"{method.name}  ({method.source})\n")
     typer.echo(inspect.cleandoc(method.function.__doc__ or ""))
-    typer.echo("\nIn a recipe")
-    typer.echo(f"  models      {described['models']}, base model: {described['base']}")
-    typer.echo(f"  passes      up to {described['passes']} over the weights")
+    if method.kind == "transform":
+        typer.echo("\nIn a pipeline")
+        typer.echo(f"  passes      up to {described['passes'] - 1} more over the weights")
+    else:
+        typer.echo("\nIn a recipe")
+        typer.echo(f"  models      {described['models']}, base model: {described['base']}")
+        typer.echo(f"  passes      up to {described['passes']} over the weights")
     typer.echo(f"  memory      {_memory(described)}")
     if method.experimental:
         typer.echo(f"  experimental: {method.experimental}")

@@ -8,11 +8,12 @@ integer read as a fraction, so a probability is honoured to 1 part in 65,536.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESOLUTION", "Stream"]
+__all__ = ["RESOLUTION", "Stream", "Streams"]
 
 RESOLUTION = 1 << 16
 """Number of distinct values of one draw."""
@@ -24,11 +25,13 @@ _PERIOD = 1 << 128
 class Stream:
     """The draws of one tensor of one model; not shared between threads.
 
-    Reading on from where the last read ended is cheap; any other start is a jump.
+    Reading on from where the last read ended is cheap; any other start is a jump. `step`
+    counts the random steps of a pipeline; the first draws as its method does by itself.
     """
 
-    def __init__(self, seed: int, tensor: str, model: int) -> None:
-        key = hashlib.sha256(f"{seed}\x00{tensor}\x00{model}".encode()).digest()
+    def __init__(self, seed: int, tensor: str, model: int, step: int = 0) -> None:
+        name = f"{seed}\x00{tensor}\x00{model}" + (f"\x00{step}" if step else "")
+        key = hashlib.sha256(name.encode()).digest()
         words = np.frombuffer(key, dtype=np.uint32)
         self._generator = np.random.PCG64DXSM(np.random.SeedSequence(words.tolist()))
         self._position = 0
@@ -42,3 +45,7 @@ class Stream:
         self._position = last
         offset = start - first * _DRAWS_PER_WORD
         return words.view(np.uint16)[offset : offset + stop - start]
+
+
+Streams = Mapping[str, Sequence[Stream]]
+"""Random numbers of one piece: argument of a method -> the draws of each model."""

@@ -14,14 +14,16 @@ import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from cermet.core.errors import InputError, MethodError
 from cermet.core.needs import Need
+from cermet.core.parts import Bits, Numbers, Part
+from cermet.core.rounds import Gram, Kth, Round, Rows, Sum
 from cermet.core.types import Grain, On
 
 __all__ = [
@@ -38,15 +40,21 @@ __all__ = [
     "Rows",
     "Sum",
     "all_methods",
+    "all_transforms",
     "call",
     "find_method",
+    "find_step",
     "load_plugin",
     "method",
+    "nearest",
     "takes",
 ]
 
 PerModel = tuple[float, ...]
 """A parameter with one value for each model that the method is given, in recipe order."""
+
+Kind = Literal["merge", "transform"]
+"""What a method makes of the models: one, or as many as there were (a step of a pipeline)."""
 
 Base = Literal["required", "optional", "first", "none"]
 """What a method does with a base model.
@@ -56,96 +64,9 @@ where the recipe names one. first: it is the first of the models that the method
 none: there is no base; a `base_model` in the recipe is one more input.
 """
 
-Scope = Literal["tensor", "model"]
-"""What a round is reduced over."""
-
 _MISSING: Any = inspect.Parameter.empty
 _ANY = (None, None)
-_ENGINE_ONLY = {"mask", "noise", "place", "count"}
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """A pass over the blocks of a tensor before the merge.
-
-    Attributes
-    ----------
-    name: the argument under which later rounds, `fit` and `merge` receive the result.
-    of: block, state and parameters -> values [..., *block]; pure.
-    when: parameters -> whether the round is needed; its result is None where it is not.
-    scope: what is reduced over: one tensor, or every tensor that the method merges. The
-        parameters that a round over the model reads must be the same for all of them.
-    only: place and parameters -> whether a tensor takes part in a round over the model.
-    """
-
-    name: str
-    of: Callable[..., Any] | None = None
-    when: Callable[..., bool] | None = None
-    scope: Scope = "tensor"
-    only: Callable[..., bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sum(Round):
-    """Sums of `of` over the tensor: a float64 tensor [...]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gram(Round):
-    """Inner products between the models over the tensor: a float64 tensor [models, models]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows(Round):
-    """Values of `of` [..., vectors] for each row (or column, by the grain) of a tensor: Vectors.
-
-    `fit` gets all of them; the merge gets, as a tensor [..., vectors], those of its block.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Kth(Round):
-    """Exact order statistics of `of` [rows, *block] over the tensor: a Cutoff.
-
-    `rank` maps parameters (and `numel`, the number of elements in the scope, and `nonzero`,
-    the number of non-zero values of each row) to how many of the largest values are kept:
-    [rows][cuts] whole numbers. Where all are kept, the cutoff is -infinity, or the smallest
-    value with `smallest`.
-    """
-
-    rank: Callable[..., Sequence[Sequence[int]]] = field(default=lambda: ())
-    smallest: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a merge leaves of each expert beside the merged tensor; it makes an assembly.
-
-    Attributes
-    ----------
-    name: its key in what the merge returns, and the argument under which `restore` gets it.
-    only: place and parameters -> whether a tensor has this part; all have it by default.
-    """
-
-    name: str
-    only: Callable[..., bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Bits(Part):
-    """Zeros and ones [models, *block], kept as one bit for each element and expert."""
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers(Part):
-    """Numbers [models, *shape] of a whole tensor, as every block of it returns them.
-
-    `shape` maps place and parameters to the shape for one expert. They are kept in the dtype
-    of the merged tensor, or in float32 with `exact`.
-    """
-
-    shape: Callable[..., tuple[int, ...]] = field(default=lambda: ())
-    exact: bool = False
+_ENGINE_ONLY = {"mask", "noise", "place", "count", "original"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +107,24 @@ class Method:
     fit: Callable[..., Mapping[str, Any]] | None
     coefficients: Callable[..., PerModel | None] | None
     models: tuple[int, int | None]  # number of experts: least, most
-    noise: bool
+    draws: Mapping[str, bool]  # argument for random numbers -> whether each model has its own
     workspace: float
     source: str
     check: Callable[..., str | None] | None
     accepts: Mapping[str, str]
     parameters: Mapping[str, Parameter]
     properties: frozenset[str]
+    kind: Kind = "merge"
     needs: tuple[Need, ...] = ()
     experimental: str = ""  # why, where the method is
     parts: tuple[Part, ...] = ()
     restore: Callable[..., Any] | None = None
+    steps: tuple[Method, ...] = ()  # of a pipeline: its steps with their parameters in it
+
+    @property
+    def noise(self) -> bool:
+        """Whether random numbers are drawn."""
+        return bool(self.draws)
 
     @property
     def summary(self) -> str:
@@ -210,6 +138,8 @@ class Method:
 
     def shared(self) -> frozenset[str]:
         """Arguments that must be the same for every tensor: those that whole-model rounds read."""
+        if self.steps:
+            return frozenset(name for step in self.steps for name in step.shared())
         if not self.whole:
             return frozenset()
         readers = [f for r in self.rounds for f in (r.of, r.when, r.only, getattr(r, "rank", None))]
@@ -219,12 +149,13 @@ class Method:
     @property
     def passes(self) -> int:
         """How often the inputs are read at most: once for each round, and once to merge."""
-        return len(self.rounds) + 1
+        return sum(r.reads for r in self.rounds) + 1
 
 
 _LIMITS: Mapping[str, Limits] = {"density": (0.0, 1.0)}  # wherever the name is used
 
 _registered: dict[str, Method] = {}
+_transforms: dict[str, Method] = {}
 
 
 Limits = tuple[float | None, float | None]
@@ -265,6 +196,7 @@ def method(
     *,
     on: On,
     source: str,
+    kind: Kind = "merge",
     base: Base = "required",
     grain: Grain | Callable[..., Grain] = "element",
     mask: Callable[..., Any] | None = None,
@@ -288,12 +220,15 @@ def method(
 
     Every function of a method gets what its signature names: parameters, the results of
     rounds, what `fit` returned, and from the engine `place` (the tensor's Place) and `count`
-    (the number of models that the method is given).
+    (the number of models that the method is given); a transform also `original` (the deltas as
+    they were before the transforms in front of it).
 
     Parameters
     ----------
     on: "weights" or "deltas" (expert minus base; the engine subtracts, and adds back).
     source: where the method was published.
+    kind: "merge", or "transform": [models, *block] -> the same shape, in memory of its own or
+        the block itself, unchanged. A transform stands in a pipeline before or after a merge.
     base: see `Base`.
     grain: the smallest piece on which the maths is exact; may depend on the parameters.
     mask: block, state and parameters -> zeros and ones [models or 1, *block]. Rounds and
@@ -307,7 +242,7 @@ def method(
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
     workspace: bytes used beside the float32 block that is given, its base, its statistics and
-        the result, as a multiple of the block.
+        the result, as a multiple of the block; of a transform with its result.
     check: parameters -> what is wrong with them, or None.
     limits: least and most value of a parameter, None where there is none.
     accepts: parameters of mergekit that have no effect here, with the reason.
@@ -324,8 +259,9 @@ def method(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         derived = {r.name for r in rounds} | set(fitted) | {n.name for n in needs}
         name = function.__name__
-        _check_new(function)
-        _registered[name] = Method(
+        shelf = _registered if kind == "merge" else _transforms
+        _check_new(function, shelf)
+        shelf[name] = Method(
             name=name,
             function=function,
             on=on,
@@ -336,13 +272,14 @@ def method(
             fit=fit,
             coefficients=coefficients,
             models=models,
-            noise=noise,
+            draws={"noise": True} if noise else {},
             workspace=workspace,
             source=source,
             check=check,
             accepts=dict(accepts or {}),
             parameters=_parameters(function, derived, {**_LIMITS, **(limits or {})}),
             properties=frozenset(properties),
+            kind=kind,
             needs=tuple(needs),
             experimental=experimental,
             parts=tuple(parts),
@@ -353,14 +290,14 @@ def method(
     return register
 
 
-def _check_new(function: Callable[..., Any]) -> None:
+def _check_new(function: Callable[..., Any], shelf: Mapping[str, Method]) -> None:
     """Refuse a method without a docstring, and one that has the name of another."""
     name = function.__name__
     if not (function.__doc__ or "").strip():
         raise MethodError(
             f"The method '{name}' has no docstring; its first line is what `cermet methods` prints."
         )
-    other = _registered.get(name)
+    other = shelf.get(name)
     if other is not None and other.function.__module__ != function.__module__:
         raise MethodError(
             f"There is a method '{name}' already, in {other.function.__module__}; choose another "
@@ -368,7 +305,7 @@ def _check_new(function: Callable[..., Any]) -> None:
         )
 
 
-@cache
+@lru_cache(maxsize=4096)  # the functions of a pipeline are made for each recipe
 def takes(function: Callable[..., Any]) -> frozenset[str]:
     """The names of a function's arguments."""
     return frozenset(inspect.signature(function).parameters)
@@ -387,9 +324,9 @@ def _walk() -> None:
     for module in pkgutil.walk_packages(shelf.__path__, shelf.__name__ + "."):
         importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group="cermet.methods"):
-        before = len(_registered)
+        before = len(_registered) + len(_transforms)
         _imported(entry.load, f"The plugin '{entry.name}' ({entry.value})")
-        if len(_registered) == before:
+        if len(_registered) + len(_transforms) == before:
             raise InputError(
                 f"The plugin '{entry.name}' ({entry.value}) registers no method (see "
                 "@cermet.method); correct or uninstall its package."
@@ -411,14 +348,39 @@ def all_methods() -> dict[str, Method]:
     return dict(sorted(_registered.items()))
 
 
+def all_transforms() -> dict[str, Method]:
+    """Every transform, by name, sorted."""
+    _walk()
+    return dict(sorted(_transforms.items()))
+
+
 def find_method(name: str) -> Method:
     """The method of this name; MethodError with the nearest spelling where there is none."""
     methods = all_methods()
     if name in methods:
         return methods[name]
-    near = difflib.get_close_matches(name, methods, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise MethodError(f"There is no method '{name}'.{hint} `cermet methods` lists them all.")
+    if name in _transforms:
+        raise MethodError(f"'{name}' is a transform; it stands in a pipeline, beside a merge.")
+    raise MethodError(
+        f"There is no method '{name}'.{nearest(name, methods)} `cermet methods` lists them all."
+    )
+
+
+def find_step(name: str) -> Method:
+    """The transform or else the method of this name: what it means as a step of a pipeline."""
+    steps = {**all_methods(), **all_transforms()}
+    if name in steps:
+        return steps[name]
+    raise MethodError(
+        f"There is no transform or method '{name}'.{nearest(name, steps)} `cermet methods` lists "
+        "them all."
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that names the nearest spelling, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def load_plugin(path: Path) -> None:
@@ -429,11 +391,10 @@ def load_plugin(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"cermet_plugin_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise InputError(f"The plugin '{path}' is not a Python file.")
-    before = set(all_methods())
+    before = len(all_methods()) + len(all_transforms())
     module = importlib.util.module_from_spec(spec)
     loader = spec.loader
     _imported(lambda: loader.exec_module(module), f"The plugin '{path}'")
-    if set(_registered) == before and not any(
-        m.function.__module__ == module.__name__ for m in _registered.values()
-    ):
+    held = [*_registered.values(), *_transforms.values()]
+    if len(held) == before and all(m.function.__module__ != module.__name__ for m in held):
         raise InputError(f"The plugin '{path}' registers no method (see @cermet.method).")

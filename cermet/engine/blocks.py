@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cermet.core.noise import RESOLUTION, Stream
+from cermet.core.noise import RESOLUTION, Stream, Streams
 from cermet.core.registry import Method, call
 from cermet.engine.geometry import Geometry
 
@@ -155,28 +155,47 @@ class Blocks:
     def _room(self, start: int, stop: int) -> Tensor:
         return self._shaped(torch.empty(stop - start, dtype=torch.float32, device=self.device))
 
-    def streams(self) -> list[Stream]:
-        """Fresh random numbers for one piece; none where the method draws none."""
-        if not self.method.noise or self.noise is not None:
-            return []
-        return [Stream(self.seed, self.name, i) for i in range(len(self.inputs))]
+    def _counts(self) -> dict[str, int]:
+        """Argument for random numbers -> for how many models it has some."""
+        return {name: len(self.inputs) if each else 1 for name, each in self.method.draws.items()}
 
-    def draws(self, streams: Sequence[Stream], start: int, stop: int) -> Tensor:
-        """Uniform numbers in [0, 1) for every model and position of a block."""
+    def streams(self) -> Streams:
+        """Fresh random numbers for one piece; none where the method draws none."""
         if self.noise is not None:
-            given = self.noise.reshape(len(self.inputs), -1)[:, start:stop]
-            return self._shaped(given.to(self.device, torch.float32))
-        drawn = np.stack([s.draw(start, stop) for s in streams]).view(np.int16)
+            return {}
+        return {
+            argument: [Stream(self.seed, self.name, i, step) for i in range(count)]
+            for step, (argument, count) in enumerate(self._counts().items())
+        }
+
+    def draws(self, streams: Streams, argument: str, start: int, stop: int) -> Tensor:
+        """Uniform numbers in [0, 1) for every position of a block, of each model or of one."""
+        if self.noise is not None:
+            return self._given_draws(self.noise, argument, start, stop)
+        drawn = np.stack([s.draw(start, stop) for s in streams[argument]]).view(np.int16)
         uniform = torch.from_numpy(drawn).to(torch.float32)
         # Signed 16-bit integers convert fast; the shift makes them 0 .. 65,535 again.
         uniform.add_(RESOLUTION // 2).mul_(1.0 / RESOLUTION)
         return self._shaped(uniform.to(self.device))
 
+    def _given_draws(self, noise: Tensor, argument: str, start: int, stop: int) -> Tensor:
+        """As `draws`, from what a caller gives: the draws of every argument, one after another."""
+        counts, cut = self._counts(), self.cut
+        before = list(counts).index(argument)
+        first = sum(list(counts.values())[:before])
+        own = noise[first : first + counts[argument]]
+        if cut.grain != "column" or cut.length is None:
+            given = own.reshape(len(own), -1)[:, start:stop]
+            return self._shaped(given.to(self.device, torch.float32))
+        columns = own.reshape(len(own), cut.length, -1)
+        given = columns[..., start // cut.unit : stop // cut.unit].transpose(1, 2)
+        return given.to(self.device, torch.float32)
+
     def mask(
         self,
         block: Tensor,
         known: Mapping[str, Any],
-        streams: Sequence[Stream],
+        streams: Streams,
         start: int,
         stop: int,
     ) -> Tensor:
@@ -188,7 +207,7 @@ class Blocks:
             return torch.from_numpy(flat).to(torch.float32).view(shape)
         assert self.method.mask is not None
         if self.method.noise:
-            known = {**known, "noise": self.draws(streams, start, stop)}
+            known = {**known, "noise": self.draws(streams, "noise", start, stop)}
         mask: Tensor = call(self.method.mask, block, **known)
         if self._keep:
             self._masks[start, stop] = (np.packbits(mask.numpy() != 0), mask.shape)

@@ -87,8 +87,7 @@ def _groups(plan: Plan) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, int], list[Task]] = {}
     for task in plan.tasks:
         method = task.method.name if task.method is not None else "copy"
-        numbers = ", ".join(f"{k}={_short(v)}" for k, v in parameters_of(task).items())
-        groups.setdefault((method, numbers, task.passes), []).append(task)
+        groups.setdefault((method, _numbers(task), task.passes), []).append(task)
     found = []
     for (method, numbers, passes), tasks in groups.items():
         layers = sorted({t.place.layer for t in tasks if t.place.layer is not None})
@@ -105,6 +104,15 @@ def _groups(plan: Plan) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _numbers(task: Task) -> str:
+    """The parameters of a task; those of a pipeline step by step."""
+    steps: dict[str, list[str]] = {}
+    for name, value in parameters_of(task).items():
+        step, _, own = name.rpartition(".")
+        steps.setdefault(step, []).append(f"{own}={_short(value)}")
+    return "; ".join((f"{s}: " if s else "") + ", ".join(own) for s, own in steps.items())
 
 
 def _span(layers: list[int]) -> str:

@@ -17,12 +17,14 @@ from torch import Tensor
 from cermet.checkpoints.dtypes import NAMES
 from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
-from cermet.core.noise import Stream
-from cermet.core.registry import Gram, Kth, Method, Need, PerModel, Round, Rows, Sum, call, takes
+from cermet.core.noise import Streams
+from cermet.core.registry import Method, Need, PerModel, call, takes
+from cermet.core.rounds import Fit, Gram, Kth, Round, Rows, Sum
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
 from cermet.engine.finite import refuse_non_finite
 from cermet.engine.geometry import LEAF, Geometry, geometry
+from cermet.engine.leaves import leaf_gram, leaf_sums
 from cermet.engine.parts import PartsOut
 from cermet.engine.search import Search
 from cermet.engine.target import Target
@@ -87,7 +89,8 @@ class Job:
         self.skip, self.finished = skip, finished
         self.state: dict[str, Any] = {}
         self._checked = False
-        self._large = any(_strong(value) for value in parameters.values())
+        # the factors of the steps of a pipeline are multiplied
+        self._large = bool(method.steps) or any(map(_strong, parameters.values()))
         self._sums: list[tuple[Tensor, int, int]] = []
         self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
         self.blocks = Blocks(
@@ -124,12 +127,14 @@ class Job:
             yield from self._kth(spec)
         elif isinstance(spec, Rows):
             yield from self._rows(spec)
+        elif isinstance(spec, Fit):
+            self.state.update(self._fit(spec.of))
         self._settle()
 
     def finish(self) -> Iterator[list[Piece]]:
         """The stages after the rounds: the fit and the merge."""
         if self.method.fit is not None:
-            self.state.update(self._fit())
+            self.state.update(self._fit(self.method.fit))
         if self.cut.grain == "column":
             # Columns run through the whole tensor, so it is one piece for the journal.
             todo = [] if 0 in self.skip else self.cut.pieces()
@@ -144,10 +149,10 @@ class Job:
     def _piece(self, work: Callable[[int, int], None], start: int, stop: int) -> Piece:
         return lambda: work(start, stop)
 
-    def _fit(self) -> Mapping[str, Any]:
-        assert self.method.fit is not None
+    def _fit(self, fit: Callable[..., Any] | None) -> Mapping[str, Any]:
+        assert fit is not None
         try:
-            fitted: Mapping[str, Any] = call(self.method.fit, **self.parameters, **self.state)
+            fitted: Mapping[str, Any] = call(fit, **self.parameters, **self.state)
         except DataError as error:
             raise type(error)(f"Tensor '{self.name}': {error}.") from error
         except Exception as error:
@@ -163,12 +168,12 @@ class Job:
         kind = BudgetError if isinstance(error, torch.OutOfMemoryError) else MethodError
         return kind(f"{what}: {reason}." if reason else f"{what}.")
 
-    def streams(self) -> list[Stream]:
+    def streams(self) -> Streams:
         """Fresh random numbers for one piece."""
         return self.blocks.streams()
 
     def values(
-        self, of: Callable[..., Any] | None, streams: Sequence[Stream], start: int, stop: int
+        self, of: Callable[..., Any] | None, streams: Streams, start: int, stop: int
     ) -> Tensor:
         """A round's values [..., elements] of a run of leaves, whatever the size of a block."""
         parts = []
@@ -183,7 +188,7 @@ class Job:
         self,
         function: Callable[..., Any],
         block: Tensor,
-        streams: Sequence[Stream],
+        streams: Streams,
         begin: int,
         end: int,
     ) -> Tensor:
@@ -202,8 +207,8 @@ class Job:
                 known[need.name] = self._statistic(need, begin, end)
         if "mask" in wanted:
             known["mask"] = self.blocks.mask(block, known, streams, begin, end)
-        if "noise" in wanted:
-            known["noise"] = self.blocks.draws(streams, begin, end)
+        for argument in self.method.draws.keys() & wanted:
+            known[argument] = self.blocks.draws(streams, argument, begin, end)
         try:
             result: Tensor = call(function, block, **known)
         except Exception as error:
@@ -227,7 +232,7 @@ class Job:
         def add(start: int, stop: int) -> None:
             streams = self.streams()
             leaves = [
-                _leaf_sums(self.values(spec.of, streams, begin, end), self.cut.leaf)
+                leaf_sums(self.values(spec.of, streams, begin, end), self.cut.leaf)
                 for begin, end in self.cut.runs(start, stop)
             ]
             parts[start] = torch.cat(leaves, dim=-1)
@@ -241,11 +246,11 @@ class Job:
         parts: dict[int, Tensor] = {}
 
         def multiply(start: int, stop: int) -> None:
-            grams = []
+            grams, streams = [], self.streams()
             for begin, end in self.cut.runs(start, stop):
-                values = self.values(None, [], begin, end)
+                values = self.values(spec.of, streams, begin, end)
                 for leaf in range(0, values.shape[-1], self.cut.leaf):
-                    grams.append(_leaf_gram(values[:, leaf : leaf + self.cut.leaf]))
+                    grams.append(leaf_gram(values[:, leaf : leaf + self.cut.leaf]))
             parts[start] = torch.stack(grams, dim=-1)
 
         yield [self._piece(multiply, start, stop) for start, stop in self.cut.pieces()]
@@ -270,11 +275,11 @@ class Job:
         of = spec.of
 
         def look(start: int, stop: int) -> None:
-            found = []
+            found, streams = [], self.streams()
             for begin, end in self.cut.blocks(start, stop):
                 block, _ = self.blocks.load(begin, end)
                 self._check(block, begin, end)
-                found.append(self._apply(of, block, [], begin, end))
+                found.append(self._apply(of, block, streams, begin, end))
             parts[start] = torch.cat(found, dim=-1)
 
         yield [self._piece(look, start, stop) for start, stop in self.cut.pieces()]
@@ -289,7 +294,7 @@ class Job:
     # -- merge ----------------------------------------------------------------
 
     def _merged(
-        self, streams: Sequence[Stream], begin: int, end: int
+        self, streams: Streams, begin: int, end: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The result of one block, float32, in the shape that the method sees; its parts."""
         coefficients = self._coefficients()
@@ -344,10 +349,10 @@ class Job:
             self.finished(done)
 
     def _merge_columns(self, start: int, stop: int) -> None:
-        unit = self.cut.unit
+        unit, streams = self.cut.unit, self.streams()
         whole = self.target.view(0, self.cut.numel).view(unit, -1)
         for begin, end in self.cut.blocks(start, stop):
-            merged, _ = self._merged([], begin, end)
+            merged, _ = self._merged(streams, begin, end)
             whole[:, begin // unit : end // unit].copy_(merged.t())
 
     def _seal(self) -> None:
@@ -412,31 +417,6 @@ def _strong(value: object) -> bool:
     if isinstance(value, tuple):
         return any(map(_strong, value))
     return isinstance(value, int | float) and abs(value) > _STRONG
-
-
-def _leaf_sums(values: Tensor, leaf: int) -> Tensor:
-    """Sums of whole leaves along the last axis, the last one perhaps shorter: float64."""
-    whole = values.shape[-1] // leaf * leaf
-    parts = []
-    if whole:
-        parts.append(values[..., :whole].reshape(*values.shape[:-1], -1, leaf).sum(dim=-1))
-    if whole < values.shape[-1]:
-        parts.append(values[..., whole:].sum(dim=-1, keepdim=True))
-    return torch.cat(parts, dim=-1).to(torch.float64)
-
-
-def _leaf_gram(leaf: Tensor) -> Tensor:
-    """Inner products of the models over one leaf: float64 [models, models]."""
-    count = len(leaf)
-    if count > 4:
-        wide = leaf.to(torch.float64)
-        return wide @ wide.t()
-    # For few models, products and their sums are twice as fast as a thin matrix product.
-    gram = torch.empty(count, count, dtype=torch.float64, device=leaf.device)
-    for i in range(count):
-        for j in range(i, count):
-            gram[i, j] = gram[j, i] = (leaf[i] * leaf[j]).sum()
-    return gram
 
 
 def _digest(flat: Tensor, start: int) -> int:

@@ -18,6 +18,7 @@ from cermet.checkpoints.header import read_json
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import FormatError
 from cermet.core.fingerprint import digest_hex, sha256_hex
+from cermet.core.registry import Method
 from cermet.engine.run import Finished, Options, parameters_of
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan
@@ -196,9 +197,21 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def _how(method: Method) -> str:
+    """A sentence on the method, or a list of the steps of a pipeline."""
+    if not method.steps:
+        return f"Made by Cermet with the method {_named(method)}"
+    steps = (f"{i}. {_named(step)}" for i, step in enumerate(method.steps, start=1))
+    return "\n".join(["Made by Cermet with a pipeline of these steps:", "", *steps, ""])
+
+
+def _named(method: Method) -> str:
+    summary = method.summary[:1].lower() + method.summary[1:]
+    return f"`{method.name}` ({method.source}): {summary}"
+
+
 def model_card(plan: Plan, recipe_yaml: str) -> str:
     """README.md of the output: what it was made of, how, and how to make it again."""
-    method = plan.method
     experts = _experts_card(plan)
     listed = "\n".join(f"- `{ref}`" for ref in plan.models)
     listed += "".join(f"\n- `{path}` (statistics)" for path in plan.statistics)
@@ -212,8 +225,7 @@ tags:
 
 # A merge of {len(plan.models)} models
 
-Made by Cermet with the method `{method.name}`
-({method.source}): {method.summary[:1].lower() + method.summary[1:]}
+{_how(plan.method)}
 {count:,} parameters in {len(plan.tasks)} tensors.
 
 ## Models

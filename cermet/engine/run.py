@@ -355,5 +355,5 @@ def parameters_of(task: Task) -> dict[str, Any]:
     """A task's parameters as recipes spell them."""
     if task.method is None:
         return {}
-    spelled = {p.argument: p.name for p in task.method.parameters.values()}
+    spelled = {p.argument: name for name, p in task.method.parameters.items()}
     return {spelled[argument]: value for argument, value in task.parameters.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cermet.core.noise import Stream
+from cermet.core.noise import Streams
 from cermet.core.registry import Kth, call, takes
 from cermet.engine.executors import Stage
 from cermet.engine.geometry import Geometry
@@ -30,11 +30,11 @@ class Searched(Protocol):
     parameters: dict[str, Any]
     state: dict[str, Any]
 
-    def streams(self) -> list[Stream]:
+    def streams(self) -> Streams:
         """Fresh random numbers for one piece."""
 
     def values(
-        self, of: Callable[..., Any] | None, streams: Sequence[Stream], start: int, stop: int
+        self, of: Callable[..., Any] | None, streams: Streams, start: int, stop: int
     ) -> Tensor:
         """Values of `of` [..., elements] for the elements [start, stop)."""
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from cermet.anatomy import survey
 from cermet.checkpoints.dtypes import FLOATS, TORCH
 from cermet.checkpoints.reader import MemoryCheckpoint
+from cermet.core.compose import compose
 from cermet.core.errors import MethodError, MismatchError, RecipeError
-from cermet.core.registry import Method, Parameter, call, find_method
+from cermet.core.registry import Method, Parameter, call, find_method, find_step
 from cermet.engine.blocks import Input
 from cermet.engine.executors import Staged
 from cermet.engine.group import grouped
@@ -26,9 +27,12 @@ from cermet.recipes.settings import convert, unknown
 
 __all__ = ["merge_tensors"]
 
+Steps = Sequence[str | tuple[str, Mapping[str, Any]]]
+"""A pipeline: names of its steps, each perhaps with its parameters."""
+
 
 def merge_tensors(
-    method: str,
+    method: str | Steps,
     base: Mapping[str, Tensor] | None,
     experts: Sequence[Mapping[str, Tensor]],
     *,
@@ -44,11 +48,11 @@ def merge_tensors(
 
     Parameters
     ----------
-    method: name of a method.
+    method: name of a method, or the steps of a pipeline: `[("trim", {"density": 0.2}), ...]`.
     base: tensors of the base; None where the method needs none.
     experts: tensors of the experts, with the same names and shapes.
     seed, noise: the seed of random methods, or their draws [experts, *shape] in [0, 1) by
-        tensor name.
+        tensor name; those of several random steps one after another.
     needs: named statistics, for methods that declare them: name -> tensors with the names and
         shapes of the model's, one mapping for all experts or a sequence in their order.
     task: of a method that makes an assembly, the expert whose model is restored from it, or
@@ -59,17 +63,17 @@ def merge_tensors(
     Returns the merged tensors, in the dtype of the base (or of the first expert). Raises
     MethodError, MismatchError, NonFiniteError.
     """
-    found = find_method(method)
+    found, values = _found(method, parameters, len(experts))
+    name = found.name
     if noise is not None and not found.noise:
-        raise MethodError(f"'{method}' draws no random numbers, so it takes no noise.")
+        raise MethodError(f"'{name}' draws no random numbers, so it takes no noise.")
     if found.base in ("required", "first") and base is None:
-        raise MethodError(f"'{method}' needs a base.")
+        raise MethodError(f"'{name}' needs a base.")
     if found.base == "none" and base is not None:
-        raise MethodError(f"'{method}' takes no base; give it as one of the experts.")
+        raise MethodError(f"'{name}' takes no base; give it as one of the experts.")
     least, most = found.models
     if len(experts) < least or (most is not None and len(experts) > most):
-        raise MethodError(f"'{method}' does not take {len(experts)} experts.")
-    values = _values(found, parameters, len(experts))
+        raise MethodError(f"'{name}' does not take {len(experts)} experts.")
     models = [*experts, *([base] if base is not None else [])]
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
     checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
@@ -154,11 +158,26 @@ def _restored(
     return out
 
 
+def _found(method: str | Steps, given: Mapping[str, Any], count: int) -> tuple[Method, Any]:
+    """The method, or the pipeline as one, and its arguments."""
+    if isinstance(method, str):
+        found = find_method(method)
+        return found, _values(found, given, count)
+    if given:
+        raise MethodError(f"The parameters of a pipeline stand beside its steps; move {[*given]}.")
+    steps = [(step, {}) if isinstance(step, str) else step for step in method]
+    found = compose([find_step(name) for name, _ in steps])
+    values: dict[str, Any] = {}
+    for step, (_, own) in zip(found.steps, steps, strict=True):
+        values |= _values(step, own, count)
+    return found, values
+
+
 def _draws(noise: Mapping[str, Tensor], task: Task, count: int) -> Tensor | None:
     """The draws that a caller gives for a tensor; MethodError where they do not fit it."""
     if task.method is None:
         return None
-    wanted = (count, *task.shape)
+    wanted = (sum(count if each else 1 for each in task.method.draws.values()), *task.shape)
     given = noise.get(task.name)
     if given is None or tuple(given.shape) != wanted:
         shape = "missing" if given is None else str(list(given.shape))

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cermet.checkpoints.dtypes import dtype_named
-from cermet.core.errors import InputError, MethodError, RecipeError
-from cermet.core.registry import Method, find_method
+from cermet.core.errors import InputError, RecipeError
+from cermet.core.registry import Method
 from cermet.recipes.document import Document, Where
 from cermet.recipes.needs import check_needs
+from cermet.recipes.pipeline import method_of, steps_of
 from cermet.recipes.schema import ModelRef, Recipe, Settings, Source
 from cermet.recipes.settings import Scope, check_names, check_values
 
@@ -31,10 +32,7 @@ def check_recipe(
     recipe: Recipe, document: Document, *, compat: bool = False
 ) -> tuple[Method, list[str]]:
     """Everything that can be refused without looking at a checkpoint: method, names, counts."""
-    try:
-        method = find_method(recipe.merge_method)
-    except MethodError as error:
-        raise MethodError(f"{document.at(('merge_method',))}: {error}") from error
+    method = method_of(recipe, document)
     for key in ("dtype", "out_dtype"):
         value = getattr(recipe, key)
         if value is not None:
@@ -43,13 +41,13 @@ def check_recipe(
             except InputError as error:
                 raise RecipeError(f"{document.at((key,))}: {error}") from error
     warnings = []
-    for scope, per_model in all_scopes(recipe):
-        problem = check_names(document, method, scope, per_model=per_model)
+    for scope, taker, per_model in all_scopes(recipe, method):
+        problem = check_names(document, taker, scope, per_model=per_model)
         if problem is not None:
             if not compat:
                 raise RecipeError(problem)
             warnings.append(problem)
-        check_values(document, method, scope)
+        check_values(document, taker, scope)
     parts = parts_of(recipe)
     for part in parts:
         _check_part(part, method, document)
@@ -69,16 +67,19 @@ def settings_of(given: Settings | None) -> Settings:
     return given or {}
 
 
-def all_scopes(recipe: Recipe) -> Iterator[tuple[Scope, bool]]:
-    """Parameters at every level of a recipe, and whether they belong to one model."""
-    yield Scope(settings_of(recipe.parameters), ("parameters",)), False
+def all_scopes(recipe: Recipe, method: Method) -> Iterator[tuple[Scope, Method, bool]]:
+    """Parameters at every level of a recipe, whose they are, and whether they are one model's."""
+    yield Scope(settings_of(recipe.parameters), ("parameters",)), method, False
+    for step, own in steps_of(recipe, method):
+        for scope in own:
+            yield scope, step, False
     for i, source in enumerate(recipe.models or ()):
-        yield Scope(settings_of(source.parameters), ("models", i, "parameters")), True
+        yield Scope(settings_of(source.parameters), ("models", i, "parameters")), method, True
     for i, part in enumerate(recipe.slices or ()):
-        yield Scope(settings_of(part.parameters), ("slices", i, "parameters")), False
+        yield Scope(settings_of(part.parameters), ("slices", i, "parameters")), method, False
         for j, source in enumerate(part.sources):
             where: Where = ("slices", i, "sources", j, "parameters")
-            yield Scope(settings_of(source.parameters), where), True
+            yield Scope(settings_of(source.parameters), where), method, True
 
 
 def parts_of(recipe: Recipe) -> list[Part]:

@@ -74,6 +74,7 @@ class Task:
         return 1 + sum(
             r.when is None or bool(call(r.when, place=self.place, **self.parameters))
             for r in self.method.rounds
+            if r.reads
         )
 
 

@@ -10,16 +10,17 @@ from cermet.anatomy import Anatomy, survey
 from cermet.checkpoints.dtypes import FLOATS, dtype_named
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError, RecipeError
-from cermet.core.registry import Method, call
+from cermet.core.registry import Method
 from cermet.core.types import Place, Role
 from cermet.recipes.assembly import check_assembly
 from cermet.recipes.config import Opened, output_config
 from cermet.recipes.document import Document
 from cermet.recipes.needs import Statistics
-from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of, settings_of
+from cermet.recipes.numbers import Numbers
+from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of
 from cermet.recipes.plan import Named, Plan, Task
 from cermet.recipes.schema import ModelRef, Recipe, Source
-from cermet.recipes.settings import Scope, Settled, unmatched_filters
+from cermet.recipes.settings import unmatched_filters
 from cermet.recipes.whole import check_whole
 
 __all__ = ["Opener", "resolve"]
@@ -39,7 +40,7 @@ class _Resolver:
         self.layers = [_by_layer(anatomy) for anatomy in self.anatomies]
         self.layered = [{n for names in layer.values() for n in names} for layer in self.layers]
         self.copies: list[tuple[Named, Named]] = []
-        self.settled = Settled(document, method)
+        self.numbers = Numbers(recipe, document, method)
         self.statistics = Statistics(recipe, document, method, opener, len(self.models))
         named = dtype_named(recipe.dtype) if recipe.dtype else None
         self.compute = named
@@ -298,7 +299,7 @@ class _Resolver:
             self._named(s.delta_of, n, info.shape) if s.delta_of is not None else None
             for s, n in experts
         )
-        parameters = self._parameters(name, part, experts, t)
+        parameters = self.numbers.of(place, part, experts, t)
         wheres = {id(s): w for s, w in zip(part.sources, part.wheres, strict=True)}
         needs = self.statistics.of(
             [(s, wheres[id(s)]) for s, _ in experts], named, base, info.shape
@@ -316,33 +317,6 @@ class _Resolver:
         """Whether the bytes can be copied as they are."""
         plain = self.method.name == "passthrough" and parameters["scale"] is None
         return plain and out == stored and self.compute in (None, stored)
-
-    def _parameters(
-        self, name: str, part: Part, experts: Sequence[tuple[Source, str]], t: float
-    ) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for parameter in self.method.parameters.values():
-            if not parameter.per_model:
-                value, _ = self.settled.value(parameter, part.scopes, name, t)
-                found[parameter.argument] = value
-                continue
-            values = []
-            for source, tensor in experts:
-                where = next(
-                    w for s, w in zip(part.sources, part.wheres, strict=True) if s is source
-                )
-                own = Scope(settings_of(source.parameters), (*where, "parameters"))
-                value, _ = self.settled.value(parameter, (own, *part.scopes), tensor, t)
-                values.append(value)
-            missing = parameter.optional and all(v is None for v in values)
-            found[parameter.argument] = None if missing else tuple(values)
-        if self.method.check is not None:
-            problem = call(self.method.check, **found)
-            if problem is not None:
-                raise RecipeError(
-                    f"{self.document.at(part.where)}: '{self.method.name}' on '{name}': {problem}."
-                )
-        return found
 
 
 def _by_layer(anatomy: Anatomy) -> dict[int, list[str]]:
@@ -371,7 +345,7 @@ def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool 
     resolver = _Resolver(recipe, document, method, opener)
     tasks = resolver.tasks()
     names = {name for task in tasks for name in (task.name, *(n.tensor for n in task.inputs()))}
-    scopes = [scope for scope, _ in all_scopes(recipe)]
+    scopes = [scope for scope, _, _ in all_scopes(recipe, method)]
     for sentence in unmatched_filters(document, scopes, names):
         if not compat:
             raise RecipeError(sentence)

@@ -26,6 +26,7 @@ __all__ = [
     "Settings",
     "Slice",
     "Source",
+    "Step",
     "parse_model",
     "parse_recipe",
 ]
@@ -142,11 +143,32 @@ class Slice(_Strict):
         return self
 
 
+class Step(_Strict):
+    """One step of a pipeline: a transform or a method, with its parameters."""
+
+    name: str
+    parameters: Settings
+
+
+def _step(value: Any) -> Any:
+    """Read a name, or one name with a mapping of parameters."""
+    if isinstance(value, str):
+        return {"name": value, "parameters": {}}
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, parameters),) = value.items()
+        if parameters is None or isinstance(parameters, dict):
+            return {"name": name, "parameters": parameters or {}}
+    raise ValueError("a step is written as a name, or as name: {parameter: value, ...}")
+
+
 class Recipe(_Strict):
     """A whole recipe."""
 
     version: Literal[1] = 1
-    merge_method: str
+    merge_method: str | None = None
+    pipeline: list[Annotated[Step, BeforeValidator(_step)]] | None = Field(
+        default=None, min_length=1
+    )
     models: list[Source] | None = Field(default=None, min_length=1)
     slices: list[Slice] | None = Field(default=None, min_length=1)
     base_model: Model | None = None
@@ -160,6 +182,8 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _one_shape(self) -> Recipe:
+        if self.merge_method is None and self.pipeline is None:
+            raise ValueError("'merge_method' is missing (or 'pipeline', with steps)")
         if (self.models is None) == (self.slices is None):
             raise ValueError("a recipe has exactly one of 'models' and 'slices'")
         for source in self.models or ():
@@ -194,6 +218,9 @@ def parse_recipe(document: Document, *, compat: bool = False) -> tuple[Recipe, l
     data = document.data
     if not isinstance(data, dict):
         raise RecipeError(f"{document.at(())}: a recipe is a mapping of keys to values.")
+    if "merge_method" in data and "pipeline" in data:
+        place = document.at(("pipeline",))
+        raise RecipeError(f"{place}: a recipe has 'merge_method' or 'pipeline', not both.")
     for key, reason in _LATER.items():
         if key in data:
             raise RecipeError(f"{document.at((key,))}: {reason}.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cermet.core.errors import MethodError, RecipeError
-from cermet.core.registry import Method, Parameter
+from cermet.core.registry import Method, Parameter, nearest
 from cermet.recipes.document import Document, Where
 from cermet.recipes.schema import Settings
 
@@ -18,6 +17,7 @@ __all__ = [
     "check_names",
     "check_values",
     "convert",
+    "narrowed",
     "unknown",
     "unmatched_filters",
 ]
@@ -33,10 +33,11 @@ class Scope:
 
 @dataclass(frozen=True)
 class Settled:
-    """Evaluates the parameters of a method."""
+    """Evaluates the parameters of a method, or of a step that stands at `beside`."""
 
     document: Document
     method: Method
+    beside: Where = ()
 
     def value(
         self, parameter: Parameter, scopes: Iterable[Scope], tensor: str, t: float
@@ -49,9 +50,10 @@ class Settled:
                 if found is not None:
                     return found, True
         if parameter.required:
+            place = self.document.at(self.beside) if self.beside else self.document.origin
             raise RecipeError(
-                f"{self.document.origin}: '{self.method.name}' needs '{parameter.name}' for "
-                f"tensor '{tensor}'; give it under parameters."
+                f"{place}: '{self.method.name}' needs '{parameter.name}' for tensor '{tensor}'; "
+                f"give it {'beside the step' if self.beside else 'under parameters'}."
             )
         default = parameter.default
         return (default[0] if parameter.per_model and default is not None else default), False
@@ -86,8 +88,23 @@ _CASE = {"filter", "value"}
 def check_values(document: Document, method: Method, scope: Scope) -> None:
     """Refuse every value of a wrong form at one level, whether a tensor will ask for it or not."""
     for name, given in scope.settings.items():
-        if name in method.parameters:
-            _check_value(document, method.parameters[name], given, (*scope.where, name))
+        for parameter in _takers(method, name):
+            _check_value(document, parameter, given, (*scope.where, name))
+
+
+def _takers(method: Method, name: str) -> list[Parameter]:
+    """The parameters that a name stands for: `density`, or in a pipeline also `trim.density`."""
+    return [m.parameters[name] for m in (method, *method.steps) if name in m.parameters]
+
+
+def narrowed(scope: Scope, step: Method) -> Scope:
+    """A level of a pipeline as one of its steps sees it: `trim.density` before `density`."""
+    own = {
+        name.removeprefix(f"{step.name}."): value
+        for name, value in scope.settings.items()
+        if name.startswith(f"{step.name}.")
+    }
+    return replace(scope, settings={**scope.settings, **own})
 
 
 def _check_value(document: Document, parameter: Parameter, given: Any, where: Where) -> None:
@@ -192,19 +209,21 @@ _KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
 def check_names(document: Document, method: Method, scope: Scope, *, per_model: bool) -> str | None:
-    """What is wrong with the names of the parameters at one level, if anything."""
+    """What is wrong with the names of the parameters at one level, if anything.
+
+    A level of a pipeline, beside a model or a slice, speaks to every step that takes the name.
+    """
     for name in scope.settings:
         place = document.at((*scope.where, name))
         if name in method.accepts:
             continue
-        parameter = method.parameters.get(name)
-        if parameter is None:
-            known = [*method.parameters, *method.accepts]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+        takers = _takers(method, name)
+        if not takers:
+            plain = dict.fromkeys(n for step in method.steps for n in step.parameters)
+            hint = nearest(name, [*plain, *method.parameters, *method.accepts])
             takes = ", ".join(method.parameters) or "no parameters"
             return f"{place}: '{method.name}' takes no '{name}' (it takes {takes}).{hint}"
-        if per_model and not parameter.per_model:
+        if per_model and not any(taker.per_model for taker in takers):
             return (
                 f"{place}: '{method.name}' takes '{name}' once for all models; move it to the "
                 "parameters of the recipe or of the slice."
@@ -214,7 +233,6 @@ def check_names(document: Document, method: Method, scope: Scope, *, per_model: 
 
 def unknown(method: Method, name: str) -> MethodError:
     """For callers in Python: a parameter that the method does not take."""
-    near = difflib.get_close_matches(name, method.parameters, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
     takes = ", ".join(method.parameters) or "no parameters"
+    hint = nearest(name, method.parameters)
     return MethodError(f"'{method.name}' takes no '{name}' (it takes {takes}).{hint}")

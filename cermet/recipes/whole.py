@@ -20,7 +20,7 @@ def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Seque
     if not method.whole:
         return
     merged = [t for t in tasks if t.method is not None]
-    spelled = {p.argument: p.name for p in method.parameters.values()}
+    spelled = {p.argument: name for name, p in method.parameters.items()}
     for first, task in pairwise(merged):
         if len(task.sources) != len(first.sources):
             raise RecipeError(
@@ -32,7 +32,7 @@ def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Seque
             if task.parameters[argument] != first.parameters[argument]:
                 name = spelled[argument]
                 raise RecipeError(
-                    f"{document.at(_varying(recipe, name))}: '{method.name}' takes one '{name}' "
+                    f"{document.at(_varying(recipe, method, name))}: '{method.name}' takes one '{name}' "
                     f"for the whole model, but tensor '{task.name}' has another than "
                     f"'{first.name}'; give it without filter or gradient."
                 )
@@ -46,12 +46,17 @@ def _other_slice(recipe: Recipe) -> Where:
     return ("slices",)
 
 
-def _varying(recipe: Recipe, name: str) -> Where:
-    """Where a parameter stands as a filter or a gradient, or else where it stands last."""
+def _varying(recipe: Recipe, method: Method, name: str) -> Where:
+    """Where a parameter stands as a filter or a gradient, or else where it stands last.
+
+    In a pipeline `trim.density` may be written so, or as `density` beside its step.
+    """
+    plain = name.rpartition(".")[2]
     places: list[tuple[bool, Where]] = [
-        (isinstance(scope.settings[name], list | dict), (*scope.where, name))
-        for scope, _ in all_scopes(recipe)
-        if name in scope.settings
+        (isinstance(scope.settings[key], list | dict), (*scope.where, key))
+        for scope, _, _ in all_scopes(recipe, method)
+        for key in (name, plain)
+        if key in scope.settings
     ]
     varied = [where for varies, where in places if varies]
     return varied[0] if varied else places[-1][1]

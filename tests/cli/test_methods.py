@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cermet.core.registry import all_methods
+from cermet.core.registry import all_methods, all_transforms
 from tests.cli.commands import Cermet
 
 _NAMES = (
@@ -15,27 +15,44 @@ _NAMES = (
     "ramplus_tl rht sce sce_official shadow_ft slerp tall_mask tall_mask_ties task_arithmetic "
     "ties ties_max ties_official ties_sv twin_merging varm widen wsm"
 )
+_TRANSFORMS = "drop keep lines rescale trim trim_globally"
 
 
 def test_the_list_has_a_line_for_each(cermet: Cermet) -> None:
     done = cermet("methods")
     assert done.code == 0
-    lines = done.out.splitlines()[1:]
-    assert [line.split()[0] for line in lines] == sorted(_NAMES.split()) == list(all_methods())
-    for line, found in zip(lines, all_methods().values(), strict=True):
-        assert line.rstrip().endswith(found.summary)
-        assert ("experimental: " in line) == bool(found.experimental)
+    names, shelves = (_NAMES, _TRANSFORMS), (all_methods(), all_transforms())
+    for group, known, shelf in zip(done.out.split("\n\n"), names, shelves, strict=True):
+        lines = group.splitlines()[1:]
+        assert [line.split()[0] for line in lines] == sorted(known.split()) == list(shelf)
+        for line, found in zip(lines, shelf.values(), strict=True):
+            assert line.rstrip().endswith(found.summary)
+            assert ("experimental: " in line) == bool(found.experimental)
 
 
 def test_the_long_list_says_what_each_is_for(cermet: Cermet) -> None:
     parts = cermet("methods", "--long").out.strip().split("\n\n")
-    assert len(parts) == len(all_methods())
-    for part, (name, found) in zip(parts, all_methods().items(), strict=True):
+    everything = {**all_methods()}
+    for part, (name, found) in zip(parts, everything.items(), strict=False):
         assert part.startswith(f"{name}  ({found.source})\n  {found.summary}\n  when: ")
         assert f"passes: up to {found.passes}; memory: " in part
         assert ("\n  experimental: " in part) == bool(found.experimental)
+    assert len(parts) == len(everything) + len(all_transforms())
     assert "needs: base, score, base_score;" in parts[list(all_methods()).index("led_merging")]
     assert " float32 blocks of whole rows a thread" in parts[list(all_methods()).index("della")]
+
+
+def test_a_transform_is_explained_too(cermet: Cermet) -> None:
+    done = cermet("methods", "rescale")
+    assert (done.code, done.out.count("In a pipeline"), done.out.count("In a recipe")) == (0, 1, 0)
+    assert "up to 1 more over the weights" in done.out
+
+
+def test_a_name_of_both_kinds_is_explained_twice(cermet: Cermet) -> None:
+    done = cermet("methods", "lines")
+    assert (done.out.count("In a pipeline"), done.out.count("In a recipe")) == (1, 1)
+    found = json.loads(cermet("methods", "lines", "--json").out)
+    assert (found["kind"], found["transform"]["kind"]) == ("merge", "transform")
 
 
 def test_one_is_explained_by_its_docstring(cermet: Cermet) -> None:
@@ -53,7 +70,10 @@ def test_one_is_explained_by_its_docstring(cermet: Cermet) -> None:
 
 
 def test_json_for_programs(cermet: Cermet) -> None:
-    found = {m["name"]: m for m in json.loads(cermet("methods", "--json").out)}
+    everything = json.loads(cermet("methods", "--json").out)
+    transforms = [m["name"] for m in everything if m["kind"] == "transform"]
+    assert transforms == _TRANSFORMS.split()
+    found = {m["name"]: m for m in everything if m["kind"] == "merge"}
     assert set(found) == set(_NAMES.split())
     one = json.loads(cermet("methods", "slerp", "--json").out)
     assert one == found["slerp"]
@@ -75,7 +95,7 @@ def test_json_for_programs(cermet: Cermet) -> None:
 def test_an_unknown_method_names_the_nearest(cermet: Cermet) -> None:
     done = cermet("methods", "slurp")
     assert (done.code, done.out) == (2, "")
-    assert "There is no method 'slurp'. Did you mean 'slerp'?" in done.said
+    assert "There is no transform or method 'slurp'. Did you mean 'slerp'?" in done.said
 
 
 def test_parameters_are_those_that_recipes_know() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -45,11 +46,13 @@ parameters: {most: [0.05, 0.2]}
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     """Leave the registry as it was found."""
-    before = dict(registry.all_methods())
+    before, steps = dict(registry.all_methods()), dict(registry.all_transforms())
     yield
     registry._walk.cache_clear()
     registry._registered.clear()
     registry._registered.update(before)
+    registry._transforms.clear()
+    registry._transforms.update(steps)
 
 
 def _plugin(folder: Path, text: str) -> Path:
@@ -224,3 +227,34 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is not a Python file") as caught:
             registry.load_plugin(path)
         assert isinstance(caught.value, CermetError)
+
+
+_TRANSFORM = '''\
+"""One transform of our own: deltas, each cut off at a largest size."""
+
+import cermet
+
+
+@cermet.method(kind="transform", on="deltas", source="this file", workspace=1.0)
+def capped(deltas, *, most: float = 0.1):
+    """Cut off what moves by more than `most`."""
+    return deltas.clamp(-most, most)
+'''
+
+_PIPELINE = """\
+pipeline: [capped: {most: 0.05}, ties: {weight: 1.0}, capped: {most: 0.02}]
+base_model: $a
+models: [{model: $b}, {model: $c}]
+"""
+
+
+def test_a_transform_from_a_file_stands_in_a_pipeline(cermet: Cermet, tmp_path: Path) -> None:
+    recipe, plugin = ready(tmp_path, _PIPELINE), _plugin(tmp_path, _TRANSFORM)
+    assert "'capped'" in cermet("plan", recipe).said
+    done = cermet("plan", recipe, "--plugin", plugin, "--json")
+    assert (done.code, json.loads(done.out)["method"]) == (0, "capped > ties > capped_2")
+    assert cermet("merge", recipe, tmp_path / "out", "--plugin", plugin).code == 0
+    found, base = package.open(tmp_path / "out"), package.open(tmp_path / "a")
+    assert all(float((found[n] - base[n]).abs().max()) < 0.0201 for n in base)
+    listed = cermet("methods", "capped", "--plugin", plugin)
+    assert "In a pipeline" in listed.out

@@ -51,7 +51,7 @@ def _first(weights: Tensor) -> Tensor:
 def _method(function: Any, spec: Round) -> Method:
     return Method(
         name="whole", function=function, on="weights", base="none", grain=lambda: "element",
-        rounds=(spec,), mask=None, fit=None, coefficients=None, models=(1, None), noise=False,
+        rounds=(spec,), mask=None, fit=None, coefficients=None, models=(1, None), draws={},
         workspace=1.0, source="this test", check=None, accepts={}, parameters={},
         properties=frozenset(),
     )  # fmt: skip

@@ -42,7 +42,7 @@ def _method(name: str = "keep") -> Method:
     return Method(
         name=name, function=_keep, on="weights", base="none", grain=lambda: "element",
         rounds=(Kth("cutoff", rank=_largest),), mask=None, fit=None, coefficients=None,
-        models=(1, None), noise=False, workspace=1.0, source="this test", check=None, accepts={},
+        models=(1, None), draws={}, workspace=1.0, source="this test", check=None, accepts={},
         parameters={}, properties=frozenset(),
     )  # fmt: skip
 

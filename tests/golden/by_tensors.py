@@ -84,7 +84,8 @@ def _lines(case: Case) -> Model:
         experts = [experts[given["task_index"]]]
     elif given["mode"] == "ties":
         known_ties = {"density": given["k"] / 100, "normalize": given["agg"] == "mean"}
-        experts = [cermet.merge_tensors("ties_official", base, experts, **known_ties)]
+        steps = [("ties_official", known_ties), ("lines", known)]
+        return cermet.merge_tensors(steps, base, experts)
     return cermet.merge_tensors("lines", base, experts, **known)
 
 

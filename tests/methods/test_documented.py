@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cermet.core.registry import Method
+from cermet.core.registry import Method, all_transforms
 from tests.methods.forms import METHODS
 
 SECTIONS = (
@@ -22,7 +22,12 @@ SECTIONS = (
     "Example",
     "Departures",
 )
-_every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+_TRANSFORMS = all_transforms()
+_every_method = pytest.mark.parametrize(
+    "method",
+    [*METHODS.values(), *_TRANSFORMS.values()],
+    ids=[*METHODS, *(f"transform {name}" for name in _TRANSFORMS)],
+)
 _HEADING = re.compile(r"([A-Z][a-z]+) +(?=\S)")
 
 
@@ -77,7 +82,9 @@ def test_the_example_is_true(method: Method, merge: Callable[..., Any]) -> None:
     name = f"example of {method.name}"
     example = doctest.DocTestParser().get_doctest(text, {"merge": merge}, name, None, 0)
     assert example.examples
-    assert all(f'"{method.name}"' in e.source for e in example.examples)
+    if method.kind == "merge":
+        assert all(f'"{method.name}"' in e.source for e in example.examples)
+    assert f'"{method.name}"' in example.examples[0].source
     report: list[str] = []
     runner = doctest.DocTestRunner(verbose=False)
     assert runner.run(example, out=report.append).failed == 0, "".join(report)

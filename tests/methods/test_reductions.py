@@ -212,9 +212,11 @@ SEVERAL = [m for m in METHODS.values() if m.models[1] != 1]
 SUMS = {"task_arithmetic", "dare_linear", "dare_ties", "della_linear", "breadcrumbs"} | {
     "breadcrumbs_ties", "dare_official", "dare_magnitude", "lines"
 }  # fmt: skip
-FACTOR = {"breadcrumbs_official", "consensus_ta", "consensus_ties"}  # sums with one factor for all
-# In the first, columns count up to twice; the second leaves at the base what two experts elect.
-EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {"widen", "led_merging"}
+# Sums with one factor for all.
+FACTOR = {"breadcrumbs_official", "consensus_ta", "consensus_ties", "twin_merging"}
+# In widen, columns count up to twice; led_merging leaves at the base what two experts elect; the
+# merged model of TALL-masks is a sum without a factor, there to be masked.
+EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {"widen", "led_merging", "tall_mask", "tall_mask_ties"}
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,9 @@ def emr(
                 mᵢ = [τᵢγ > 0];  λᵢ = Σₚ mean |τᵢ| / Σₚ mean |mᵢτ| over the tensors p;
                 merged θ = θ₀ + τ;  of expert i, restored: θ₀ + λᵢmᵢτ
     Inputs      deltas: expert minus base
-    Parameters  by_tensor: every tensor counts alike in λᵢ, whatever its size, as in the authors'
-                script for eight tasks; without it every entry does, as in their paper and in
-                their script for thirty
+    Parameters  by_tensor: every tensor counts alike in λᵢ, whatever its size, after the authors'
+                script for eight tasks; without it every entry does, after their paper and their
+                script for thirty
     Properties  model order does not matter; one expert alone, or equal ones, are restored exactly
     When        the task of an input is known and nothing may be tuned: two models, a bit for each
                 weight and expert. The merged model itself is seldom good; it is there to be masked

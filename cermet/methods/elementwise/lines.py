@@ -4,14 +4,13 @@ from torch import Tensor
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
+from cermet.methods.depth import growing
 
 
 def _coefficients(
     *, place: Place, count: int, weight: PerModel, alpha: float | None, beta: float
 ) -> PerModel:
-    factor = 1.0 / count if alpha is None else alpha
-    if place.layer is not None:
-        factor += beta * (place.layer / (place.layers - 1) if place.layers > 1 else 1.0)
+    factor = growing(place, 1.0 / count if alpha is None else alpha, beta)
     return tuple(factor * w for w in weight)
 
 

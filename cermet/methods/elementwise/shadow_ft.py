@@ -2,16 +2,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.core.types import Place, Role
+from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
-
-_LINEAR = frozenset(
-    {Role.Q, Role.K, Role.V, Role.O, Role.QKV, Role.KV, Role.GATE, Role.UP, Role.DOWN, Role.GATE_UP}
-)
+from cermet.methods.parts import belongs
 
 
 def _coefficients(*, place: Place, weight: PerModel) -> PerModel:
-    return weight if place.role in _LINEAR else (0.0,) * len(weight)
+    return weight if belongs(place, "linear") else (0.0,) * len(weight)
 
 
 @method(

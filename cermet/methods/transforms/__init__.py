@@ -1,0 +1,1 @@
+"""What stands before or after a merge in a pipeline: deltas in, as many deltas out."""
