@@ -28,6 +28,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << (10 * power) for power, unit in enumerate("KMGT", start=1)}
 _STATUS = Path("/proc/self/status")
 _BEST = 4 * LEAF  # elements of a block for which measured throughput is best
+_BEST_ON_GPU = 16 * LEAF  # a whole piece: fewer, larger kernels and transfers
 _MOST = 32 * LEAF  # elements of all models together: glibc holds several blocks of each thread
 
 
@@ -51,7 +52,14 @@ def block_bytes(method: Method, models: int) -> float:
 
 
 def block_elements(
-    method: Method, models: int, unit: int, budget: int, threads: int, tensor: str
+    method: Method,
+    models: int,
+    unit: int,
+    budget: int,
+    threads: int,
+    tensor: str,
+    *,
+    on_gpu: bool = False,
 ) -> int:
     """Elements of a block for which every thread stays inside its share of the budget.
 
@@ -67,7 +75,8 @@ def block_elements(
             f"but the budget is {budget / 1e6:,.0f} MB. Give more with --memory, or use fewer "
             "--threads."
         )
-    return max(unit, min(_BEST, _MOST // models, fitting))
+    best = _BEST_ON_GPU if on_gpu else min(_BEST, _MOST // models)
+    return max(unit, min(best, fitting))
 
 
 def keep_freed_memory() -> None:

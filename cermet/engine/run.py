@@ -195,8 +195,9 @@ def block_of(task: Task, options: Options) -> int:
     grain = call(task.method.grain, place=task.place, **task.parameters)
     unit = geometry(task.shape, grain, 1).unit
     return block_elements(
-        task.method, len(task.sources), unit, options.memory, options.workers(), task.name
-    )
+        task.method, len(task.sources), unit, options.memory, options.workers(), task.name,
+        on_gpu=options.device != "cpu",
+    )  # fmt: skip
 
 
 def fingerprint(plan: Plan, layouts: Sequence[Layout], device: str) -> str:

@@ -31,9 +31,9 @@ def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Seque
         for argument in method.shared():
             if task.parameters[argument] != first.parameters[argument]:
                 name = spelled[argument]
+                place = document.at(_varying(recipe, method, name))
                 raise RecipeError(
-                    f"{document.at(_varying(recipe, method, name))}: '{method.name}' takes one '{name}' "
-                    f"for the whole model, but tensor '{task.name}' has another than "
+                    f"{place}: '{method.name}' takes one '{name}' for the whole model, but tensor '{task.name}' has another than "
                     f"'{first.name}'; give it without filter or gradient."
                 )
 
