@@ -99,7 +99,8 @@ class Blocks:
         else:
             whole = given.source.block(given.name, 0, cut.numel).view(cut.length, -1)
             raw = whole[:, start // cut.unit : stop // cut.unit].t()
-        return raw
+        # As it is stored: torch converts before it sends, which would send more bytes to a GPU.
+        return raw.to(self.device)
 
     def _shaped(self, flat: Tensor) -> Tensor:
         length = self.cut.length
@@ -107,7 +108,7 @@ class Blocks:
 
     def _float(self, given: Input, start: int, stop: int) -> Tensor:
         """One input in float32 on the device, in the shape that the method sees."""
-        raw = self.read(given, start, stop).to(self.device, torch.float32)
+        raw = self.read(given, start, stop).to(torch.float32)
         return raw if self.cut.grain == "column" else self._shaped(raw)
 
     def load(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
