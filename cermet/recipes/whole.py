@@ -34,7 +34,8 @@ def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Seque
                 place = document.at(_varying(recipe, method, name))
                 raise RecipeError(
                     f"{place}: '{method.name}' takes one '{name}' for the whole model, but tensor "
-                    f"'{task.name}' has another than '{first.name}'; give it without filter or gradient."
+                    f"'{task.name}' has another than '{first.name}'; give it without filter or "
+                    "gradient."
                 )
 
 
