@@ -22,7 +22,7 @@ from cermet.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from cermet.api import Merged, clean, merge, merge_tensors, open, plan, soup, verify
+    from cermet.api import Merged, clean, merge, merge_tensors, open, plan, verify
     from cermet.assemblies import restore
     from cermet.core.registry import (
         Bits,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Sum,
         method,
     )
+    from cermet.soups import learned_soup, soup
 
 __all__ = [
     "Bits",
@@ -61,6 +62,7 @@ __all__ = [
     "Sum",
     "__version__",
     "clean",
+    "learned_soup",
     "merge",
     "merge_tensors",
     "method",
@@ -78,7 +80,9 @@ _ROOMS = {
         "Bits", "Gram", "Kth", "Need", "Numbers", "PerModel", "Rows", "Sum", "method",
     },
     "cermet.assemblies": {"restore"},
+    "cermet.soups": {"learned_soup", "soup"},
 }  # fmt: skip
+"""What is not in `cermet.api`."""
 
 
 def __getattr__(name: str) -> Any:

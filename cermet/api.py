@@ -1,10 +1,9 @@
-"""The public verbs. The only place where rooms are wired together."""
+"""The public verbs of one merge. Here and in `soups` alone, rooms are wired together."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +45,6 @@ from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
 from cermet.recipes.resolve import resolve
 from cermet.recipes.schema import ModelRef, Recipe, parse_model, parse_recipe
-from cermet.search.greedy import Soup, greedy_soup
 
 __all__ = [
     "Look",
@@ -57,7 +55,6 @@ __all__ = [
     "merge_tensors",
     "open",
     "plan",
-    "soup",
     "verify",
 ]
 
@@ -182,6 +179,7 @@ def merge(
     compat: bool = False,
     block: int | None = None,
     executor: Literal["auto", "threads", "processes"] = "auto",
+    notes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Merged:
@@ -194,6 +192,7 @@ def merge(
     resume: go on from what a killed run has left. overwrite: replace an output of Cermet's.
     compat: only warn of keys that mergekit ignores. block: elements of a block, and executor:
     whether workers are threads or processes forked from this one; for tests and measurements.
+    notes: what else the record shall hold, such as how the numbers of the recipe were found.
     progress: gets a tensor's name and how many new bytes of it are finished.
     planned: gets the plan before anything is written.
 
@@ -204,13 +203,13 @@ def merge(
     if planned is not None:
         planned(resolved)
     document = _document(recipe)
-    _check_apart(resolved, Path(out))
+    check_apart(resolved, Path(out))
     check_copies(resolved)
     with OutputFolder(Path(out), resume=resume, overwrite=overwrite) as folder:
         try:
             _check_space(resolved, options, folder)
             finished = merge_plan(resolved, folder, options, progress)
-            _write_beside(resolved, document, finished, options, folder)
+            _write_beside(resolved, document, finished, options, folder, notes or {})
             folder.publish()
         except OSError as error:
             raise DiskError(f"'{out}' cannot be written: {error.strerror or error}.") from error
@@ -228,56 +227,7 @@ def merge(
     )
 
 
-def soup(
-    models: Sequence[str | Path],
-    score: Callable[[Path], float],
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    **options: Any,
-) -> Soup:
-    """Average those of some models whose average scores best, added one by one, into `out`.
-
-    Parameters
-    ----------
-    models: folders, files or hub names, all tuned from one start.
-    score: maps a folder with a checkpoint to its score on data that no test uses; larger is
-        better. It is called once for each model, and once for each average that is tried.
-    options: as of `merge`.
-
-    Raises CermetError in one of its kinds before anything is scored where the models cannot be
-    averaged or the output cannot be written. See `cermet.search.greedy`.
-    """
-    names = [str(model) for model in models]
-    if not names:
-        raise InputError("A soup needs at least one model.")
-
-    def recipe(members: Sequence[int]) -> dict[str, Any]:
-        entries = [{"model": names[i], "parameters": {"weight": 1}} for i in members]
-        return {"merge_method": "linear", "models": entries}
-
-    everything = plan(recipe(range(len(names))))
-    _check_apart(everything, Path(out))
-    check_copies(everything)
-    with OutputFolder(Path(out), resume=False, overwrite=overwrite) as folder:
-        folder.discard()  # it can be written; the merge at the end makes it again
-        parent = folder.out.parent
-    references = [parse_model(name) for name in names]
-
-    def scored(members: tuple[int, ...]) -> float:
-        alone = references[members[0]] if len(members) == 1 else None
-        if alone is not None and alone.lora is None:
-            return float(score(locate(alone.path, alone.revision, None)))
-        with tempfile.TemporaryDirectory(prefix=f".{Path(out).name}.soup-", dir=parent) as room:
-            merge(recipe(members), Path(room, "soup"), **options)
-            return float(score(Path(room, "soup")))
-
-    found = greedy_soup(len(names), scored)
-    merge(recipe(found.members), out, overwrite=overwrite, **options)
-    return found
-
-
-def _check_apart(resolved: Plan, out: Path) -> None:
+def check_apart(resolved: Plan, out: Path) -> None:
     """Refuse an output that would replace what it is made of."""
     used = {str(m): _folder_of(m) for m in resolved.models}
     source = resolved.recipe.tokenizer_source
@@ -312,7 +262,12 @@ def _folder_of(reference: ModelRef, root: Path | None = None) -> Path:
 
 
 def _write_beside(
-    resolved: Plan, document: Document, finished: Finished, options: Options, folder: OutputFolder
+    resolved: Plan,
+    document: Document,
+    finished: Finished,
+    options: Options,
+    folder: OutputFolder,
+    notes: Mapping[str, Any],
 ) -> None:
     """Config, tokenizer and other files, model card, record."""
     donor = _folder_of(resolved.models[resolved.donor])
@@ -336,7 +291,7 @@ def _write_beside(
     card = model_card(resolved, _as_yaml(document.data))
     (folder.work / "README.md").write_text(card, "utf-8")
     record = record_of(resolved, finished, options, document.data, folder.files())
-    write_json(folder.work / RECORD, record)
+    write_json(folder.work / RECORD, {**record, "notes": notes} if notes else record)
 
 
 def _as_yaml(data: Any) -> str:

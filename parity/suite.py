@@ -96,16 +96,33 @@ def _run(cases: Sequence[Case], folder: Path, python: Path, merge: Merge) -> lis
         )
         try:
             own = {c.index: _ours(c, folder / "ours" / str(c.index), merge) for c in cases}
-            peer.wait()
+            pool: dict[str, Checkpoint] = {}
+            outcomes = []
+            for case in cases:  # while the peer is still at later ones
+                errors = _errors(case, folder, peer, len(jobs))
+                outcomes.append(_outcome(case, folder, own[case.index], errors, pool))
         finally:
             peer.kill()
-    lines = (folder / "peer.jsonl").read_text().splitlines()
-    errors = {line["id"]: line["error"] for line in map(json.loads, lines)}
-    if len(errors) < len(jobs):
-        log_tail = (folder / "peer.log").read_text()[-2000:]
-        raise SystemExit(f"The peer stopped after {len(errors)} of {len(jobs)} merges:\n{log_tail}")
-    pool: dict[str, Checkpoint] = {}
-    return [_outcome(c, folder, own[c.index], errors, pool) for c in cases]
+            peer.wait()
+    return outcomes
+
+
+def _errors(
+    case: Case, folder: Path, peer: subprocess.Popen[bytes], jobs: int
+) -> dict[str, str | None]:
+    """How the peer's merges of a case, and those before them, went; waits for them."""
+    wanted = {f"{case.index}", *(() if case.twin is None else (f"{case.index}-twin",))}
+    while True:
+        ended = peer.poll() is not None  # asked first: what it said last is in the file then
+        lines = (folder / "peer.jsonl").read_text().splitlines(keepends=True)
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        errors = {line["id"]: line["error"] for line in whole}
+        if wanted <= errors.keys():
+            return errors
+        if ended:
+            said = (folder / "peer.log").read_text()[-2000:]
+            raise SystemExit(f"The peer stopped after {len(errors)} of {jobs} merges:\n{said}")
+        time.sleep(0.05)
 
 
 def _ours(case: Case, out: Path, merge: Merge) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jaxtyping
@@ -20,8 +20,23 @@ jaxtyping.install_import_hook(
 
 import torch  # noqa: E402
 
+# The tensors here are small and the tests run side by side: a second thread would only wait for
+# a core. A test that is about threads asks for them.
+torch.set_num_threads(1)
+
 settings.register_profile("cermet", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("cermet")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the checks of shapes, which take half of the time of a test that makes thousands of
+    calls; other tests make the same calls with them.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
 
 Numbers = Sequence[Any]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "steps"]
 
 
 class Bar:
@@ -71,3 +73,19 @@ class Bar:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+@contextmanager
+def steps(verb: str, total: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar of steps for learning; what it gives is told the steps done and the last loss."""
+    if not sys.stderr.isatty():
+        yield lambda done, loss: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=total)
+        yield lambda done, loss: bar.update(
+            task, completed=done, description=f"{verb}, loss {loss:.3f}"
+        )

@@ -15,6 +15,7 @@ from cermet.engine.geometry import LEAF
 __all__ = [
     "DEFAULT_BUDGET",
     "MemoryGauge",
+    "available_memory",
     "block_bytes",
     "block_elements",
     "keep_freed_memory",
@@ -27,6 +28,8 @@ DEFAULT_BUDGET = 1_000_000_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << (10 * power) for power, unit in enumerate("KMGT", start=1)}
 _STATUS = Path("/proc/self/status")
+_MACHINE = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")  # a container's limits
 _BEST = 4 * LEAF  # elements of a block for which measured throughput is best
 _BEST_ON_GPU = 16 * LEAF  # a whole piece: fewer, larger kernels and transfers
 _MOST = 32 * LEAF  # elements of all models together: glibc holds several blocks of each thread
@@ -116,8 +119,28 @@ class MemoryGauge:
 
 def _anonymous(status: Path) -> int:
     """Bytes of private memory that a status file tells; 0 where its process has ended."""
-    try:
-        found = re.search(rb"RssAnon:\s*(\d+) kB", status.read_bytes())
-    except OSError:
-        return 0
+    found = re.search(r"RssAnon:\s*(\d+) kB", _text(status))
     return int(found[1]) * 1024 if found else 0
+
+
+def available_memory() -> int | None:
+    """Bytes that could be taken without swapping (Linux; elsewhere None): the machine's or, where
+    that is less, those that are left to this process's group.
+    """
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(_MACHINE), re.MULTILINE)
+    if found is None:
+        return None
+    machine = int(found[1]) * 1024
+    limit, used = _text(_GROUP / "memory.max").strip(), _text(_GROUP / "memory.current").strip()
+    if not limit.isdecimal() or not used.isdecimal():
+        return machine
+    cached = re.search(r"^inactive_file (\d+)", _text(_GROUP / "memory.stat"), re.MULTILINE)
+    return min(machine, int(limit) - int(used) + (int(cached[1]) if cached else 0))
+
+
+def _text(path: Path) -> str:
+    """A file of the kernel's; nothing where it is missing."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cermet.core.errors import ExtraError, FormatError, InputError
 
-__all__ = ["LONGEST", "Encoder", "mean_pool"]
+__all__ = ["LONGEST", "Encoder", "mean_pool", "quiet"]
 
 LONGEST = 128
 """Tokens of a text that are read; the rest is cut off."""
@@ -40,7 +40,7 @@ class Encoder:
                 "Running a model needs transformers; install it with: pip install 'cermet[load]'"
             ) from error
         try:
-            with _quiet(logging):
+            with quiet(logging):
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 self.model: Any = AutoModel.from_pretrained(
                     folder, local_files_only=True, dtype=torch.float32
@@ -76,13 +76,15 @@ class Encoder:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Without transformers' progress bars, which are many and short here."""
-    shown = logging.is_progress_bar_enabled()
+def quiet(logging: Any) -> Iterator[None]:
+    """Without transformers' progress bars, many and short here, and without its warnings."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

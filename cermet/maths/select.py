@@ -138,26 +138,25 @@ def tally(values: Tensor, at: Bracket, leaf: int, cap: int, *, nonzero: bool = F
     # NumPy's comparisons are several times faster than torch's on the CPU; on a GPU the
     # masks stay there, and only the few values inside the bracket are brought back.
     array: Any = values if values.is_cuda else values.numpy()
-    starts = range(0, len(array), leaf)
-
-    def leaves(mask: Any) -> list[int]:
-        return [_count(mask[s : s + leaf]) for s in starts]
-
-    none = [0] * len(starts)
+    none = [0] * len(range(0, len(array), leaf))
     one = at.low == at.high
     bounded = at.high < _INFINITY
     above = _count(array > at.high) if bounded else 0
-    top = leaves(array == at.high) if bounded and not one else none
-    bottom = leaves(array == at.low) if at.low > -_INFINITY else none
+    top = _by_leaf(array == at.high, leaf) if bounded and not one else none
+    bottom = _by_leaf(array == at.low, leaf) if at.low > -_INFINITY else none
     inside, kept = none, np.empty(0, np.float32)
     if not one:
         between = array > at.low
         if bounded:
             between &= array < at.high
-        inside = leaves(between)
+        inside = _by_leaf(between, leaf)
         kept = array[between][:cap]
         kept = kept.cpu().numpy() if values.is_cuda else kept
     return Tally(above, top, inside, bottom, kept, _count(array != 0) if nonzero else 0)
+
+
+def _by_leaf(mask: Any, leaf: int) -> list[int]:
+    return [_count(mask[start : start + leaf]) for start in range(0, len(mask), leaf)]
 
 
 def _count(mask: Any) -> int:

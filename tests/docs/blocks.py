@@ -50,6 +50,10 @@ _CHANGING = (
     (re.compile(r"\d+\.\d+ [kMGT]?B free"), "# GB free"),
     (re.compile(r"\d+\.\d+ +(\d+%|-)$", re.MULTILINE), "# #"),  # loss and agreement
     (re.compile(r"\(\d+\.\d+ nats\)"), "(# nats)"),
+    (re.compile(r"\d+\.\d{3} +\d+%( +\d\.\d{3})?"), "# #"),  # loss, right ones and share
+    (re.compile(r"\d+\.\d{3} \(step"), "# (step"),
+    (re.compile(r"(loss is|soup|model) \d+\.\d{3}"), r"\1 #"),
+    (re.compile(r"( +0\.\d{3})+$", re.MULTILINE), " #"),  # the shares of a layer
 )
 _OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cermet import api
+from tests.reliability.forked import Forked
 
 Files = dict[str, str]
 _PATIENCE = 60.0  # seconds after which a test gives up waiting for a process
@@ -149,13 +150,14 @@ def run(*arguments: str | Path, prefix: Iterable[str] = ()) -> tuple[int, str]:
     return ended(process)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str] | Forked) -> tuple[int, str]:
     """Wait for a process: exit code, and all that it printed."""
     out, err = process.communicate(timeout=_PATIENCE)
+    assert process.returncode is not None
     return process.returncode, out + err
 
 
-def wait_until_recorded(process: subprocess.Popen[str], out: Path, pieces: int) -> None:
+def wait_until_recorded(process: subprocess.Popen[str] | Forked, out: Path, pieces: int) -> None:
     """Wait until so many pieces are in the journal, or the process has ended."""
     deadline = time.monotonic() + _PATIENCE
     while process.poll() is None and recorded(out) < pieces:

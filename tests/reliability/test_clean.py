@@ -10,13 +10,13 @@ import pytest
 
 from cermet import api
 from cermet.core.errors import InputError, OutputError
+from tests.reliability.forked import Forked
 from tests.reliability.runs import (
     ended,
     interrupted,
     recipe,
     run,
     snapshot,
-    start,
     wait_until_recorded,
     working,
     write_pool,
@@ -54,7 +54,7 @@ def test_what_a_merge_is_using_stays(tmp_path: Path) -> None:
     pool = write_pool(tmp_path / "pool", 12, (1024, 1024))
     path = write_recipe(tmp_path / "recipe.yaml", recipe(pool, "della"))
     left = interrupted(recipe(pool), tmp_path / "abandoned", 3)
-    process = start("merge", path, tmp_path / "out", "--threads", "1")
+    process = Forked("merge", path, tmp_path / "out", "--threads", "1")
     wait_until_recorded(process, tmp_path / "out", 2)
     process.send_signal(signal.SIGSTOP)
     found = api.clean(tmp_path, remove=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cermet import api
+from tests.reliability.forked import Forked
 from tests.reliability.runs import (
     Files,
     contents,
@@ -23,7 +24,6 @@ from tests.reliability.runs import (
     recorded,
     run,
     snapshot,
-    start,
     wait_until_recorded,
     working,
     write_pool,
@@ -59,7 +59,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 def _kill(scene: Scene, out: Path, pieces: int, *options: str) -> int:
     """Start the command, kill it at a moment of its journal; how many pieces were recorded."""
-    process = start("merge", scene.recipe, out, *_OPTIONS, *options)
+    process = Forked("merge", scene.recipe, out, *_OPTIONS, *options)
     wait_until_recorded(process, out, pieces)
     process.kill()
     code, text = ended(process)

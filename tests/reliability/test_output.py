@@ -14,6 +14,7 @@ import torch
 
 from cermet import api
 from cermet.core.errors import MismatchError, OutputError
+from tests.reliability.forked import Forked
 from tests.reliability.runs import (
     contents,
     ended,
@@ -21,7 +22,6 @@ from tests.reliability.runs import (
     recipe,
     run,
     snapshot,
-    start,
     wait_until_recorded,
     weights,
     working,
@@ -158,7 +158,7 @@ def test_two_at_once(tmp_path: Path) -> None:
     """The second is refused in one sentence, and the first one ends well."""
     pool = write_pool(tmp_path / "pool", 12, (1024, 1024))
     path, out = write_recipe(tmp_path / "recipe.yaml", recipe(pool, "della")), tmp_path / "out"
-    first = start("merge", path, out, "--threads", "1")
+    first = Forked("merge", path, out, "--threads", "1")
     wait_until_recorded(first, out, 2)
     first.send_signal(signal.SIGSTOP)  # it holds its lock all the same
     for options in ({}, {"overwrite": True}, {"resume": True}):

@@ -253,6 +253,20 @@ LARGE_WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 _DTYPES = ("bf16", "fp16", "fp32")
 _by_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.label)
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def _dtyped(shift: int) -> pytest.MarkDecorator:
+    """Every form in one dtype, in turns; the two others are for `make test-all`."""
+    cases = [
+        pytest.param(
+            form, dtype, id=f"{dtype}-{form.label}",
+            marks=() if (place + shift) % len(_DTYPES) == number else pytest.mark.slow,
+        )
+        for place, form in enumerate(FORMS)
+        for number, dtype in enumerate(_DTYPES)
+    ]  # fmt: skip
+    return pytest.mark.parametrize(("form", "dtype"), cases)
 
 
 def test_every_method_has_a_form() -> None:
@@ -260,8 +274,7 @@ def test_every_method_has_a_form() -> None:
     assert {form.method for form in FORMS} >= set(all_methods())
 
 
-@_by_form
-@pytest.mark.parametrize("dtype", _DTYPES)
+@_dtyped(0)
 def test_small_cuts(
     form: Form, dtype: str, pools: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
@@ -269,8 +282,7 @@ def test_small_cuts(
     _hold(_recipe(form, pools(f"tiny-{dtype}")), tmp_path, SMALL_WAYS)
 
 
-@_by_form
-@pytest.mark.parametrize("dtype", _DTYPES)
+@_dtyped(1)
 def test_large_cuts(
     form: Form, dtype: str, pools: Callable[[str], list[str]], tmp_path: Path
 ) -> None:

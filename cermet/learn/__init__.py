@@ -1,0 +1,1 @@
+"""Coefficients that are learnt by gradient: an objective in, a file of coefficients out."""
