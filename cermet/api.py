@@ -47,10 +47,8 @@ from cermet.recipes.resolve import resolve
 from cermet.recipes.schema import ModelRef, Recipe, parse_model, parse_recipe
 
 __all__ = [
-    "Look",
     "Merged",
     "clean",
-    "diagnose",
     "merge",
     "merge_tensors",
     "open",
@@ -153,7 +151,7 @@ def _check_beside(recipe: Recipe, document: Document, root: Path | None) -> None
             f"{place}: merging tokenizers is not supported yet; write base, or one of the models."
         )
     try:
-        folder = _folder_of(parse_model(str(source)), root)
+        folder = folder_of(parse_model(str(source)), root)
     except InputError as error:
         raise RecipeError(f"{place}: {error}") from error
     if not tokenizer_files(folder):
@@ -229,10 +227,10 @@ def merge(
 
 def check_apart(resolved: Plan, out: Path) -> None:
     """Refuse an output that would replace what it is made of."""
-    used = {str(m): _folder_of(m) for m in resolved.models}
+    used = {str(m): folder_of(m) for m in resolved.models}
     source = resolved.recipe.tokenizer_source
     if source not in (None, "base"):
-        used[str(source)] = _folder_of(parse_model(str(source)))
+        used[str(source)] = folder_of(parse_model(str(source)))
     for reference, checkpoint in zip(resolved.names, resolved.checkpoints, strict=True):
         for file in {*(t.file for t in checkpoint.tensors.values()), *checkpoint.adapter}:
             used[f"{reference}: {file.name}"] = file.resolve().parent
@@ -256,7 +254,7 @@ def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None
         )
 
 
-def _folder_of(reference: ModelRef, root: Path | None = None) -> Path:
+def folder_of(reference: ModelRef, root: Path | None = None) -> Path:
     path = locate(reference.path, reference.revision, root)
     return path if path.is_dir() else path.parent
 
@@ -270,19 +268,17 @@ def _write_beside(
     notes: Mapping[str, Any],
 ) -> None:
     """Config, tokenizer and other files, model card, record."""
-    donor = _folder_of(resolved.models[resolved.donor])
+    donor = folder_of(resolved.models[resolved.donor])
     source = resolved.recipe.tokenizer_source
     tokenizer = donor
     if source not in (None, "base"):
         assert source is not None
-        tokenizer = _folder_of(parse_model(source))
+        tokenizer = folder_of(parse_model(source))
     if resolved.config:
         write_json(folder.work / "config.json", resolved.config)
     carry_files(donor, tokenizer, folder.work)
     if resolved.recipe.chat_template is not None:
-        text = chat_template(
-            resolved.recipe.chat_template, [_folder_of(m) for m in resolved.models]
-        )
+        text = chat_template(resolved.recipe.chat_template, [folder_of(m) for m in resolved.models])
         if text is not None:
             (folder.work / "chat_template.jinja").write_text(text, "utf-8")
     manifest = manifest_of(resolved, finished)
@@ -320,7 +316,7 @@ def verify(
     the recipe and compared byte for byte; sources that are gone make that a problem.
     """
     folder = Path(path)
-    record = _record(folder)
+    record = record_in(folder)
     check_device(record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
     if record.get("parts"):
@@ -338,7 +334,7 @@ def verify(
     return Findings(found.checked, again.remade, found.problems + again.problems)
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def record_in(folder: Path) -> dict[str, Any]:
     """The record of a folder that Cermet wrote."""
     path = folder / RECORD
     if not path.is_file():
@@ -349,60 +345,6 @@ def _record(folder: Path) -> dict[str, Any]:
 def run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
     """The folder from which a merge was run, seen from its output."""
     return (folder.absolute() / str(record["run"].get("folder", "."))).resolve()
-
-
-@dataclass(frozen=True)
-class Look:
-    """One model, run on a few sentences beside the others.
-
-    loss: mean negative log-likelihood in nats, None where the model predicts no tokens.
-    agreement: share of positions at which it prefers the token that the merge prefers.
-    """
-
-    name: str
-    architecture: str
-    finite: bool
-    loss: float | None
-    agreement: float | None
-
-
-def diagnose(path: str | Path) -> tuple[list[Look], str]:
-    """Load a merge and its sources with transformers and compare them on a few sentences.
-
-    Returns one row for each, the merge first, and one sentence of conclusion.
-    """
-    from cermet.inference.logits import outputs_of
-
-    record = _record(Path(path))
-    merged = outputs_of(Path(path))
-    rows = [Look(str(path), merged.architecture, merged.finite, merged.loss, None)]
-    root = run_folder(Path(path), record)
-    for model in record["models"]:
-        reference = parse_model(model["name"])
-        adapter = None
-        if reference.lora is not None:
-            adapter = locate(reference.lora, reference.lora_revision, root)
-        found = outputs_of(_folder_of(reference, root), adapter)
-        agreement = found.agreement(merged)
-        rows.append(Look(model["name"], found.architecture, found.finite, found.loss, agreement))
-    return rows, _verdict(rows)
-
-
-def _verdict(rows: Sequence[Look]) -> str:
-    merged, *sources = rows
-    if not merged.finite:
-        return "The merge gives NaN or infinity: it is broken."
-    losses = [s.loss for s in sources if s.loss is not None]
-    if merged.loss is None or not losses:
-        return "The merge loads and gives finite outputs."
-    worst = max(losses)
-    if merged.loss > worst + 1.0:
-        return (
-            f"The merge is far more surprised by plain text ({merged.loss:.2f} nats a token) than "
-            f"its worst source ({worst:.2f}): try smaller weights, a higher density, or check that "
-            "the models share a base."
-        )
-    return f"The merge reads plain text about as well as its sources ({merged.loss:.2f} nats)."
 
 
 def clean(folder: str | Path, *, remove: bool) -> list[tuple[Path, int]]:

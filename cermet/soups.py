@@ -196,7 +196,7 @@ def _check_memory(resolved: Plan, models: int, settings: Settings) -> None:
 def _key(resolved: Plan, data: Path, settings: Settings) -> str:
     """From what a soup is learnt: the models' files, the data, the settings."""
     parts = [
-        fingerprint(resolved, plan_layout(resolved, DEFAULT_SHARD), "cpu"),
+        fingerprint(resolved, [plan_layout(resolved, DEFAULT_SHARD)], "cpu"),
         hashlib.sha256(data.read_bytes()).hexdigest(),
         asdict(settings),
     ]

@@ -36,9 +36,9 @@ def _look(path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cermet import api
+    from cermet.diagnosis import diagnose
 
-    rows, verdict = api.diagnose(path)
+    rows, verdict = diagnose(path)
     table = Table(
         "model", "loads", "finite", "loss", "top-1 as the merge", box=None, pad_edge=False
     )

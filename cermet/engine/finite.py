@@ -8,7 +8,12 @@ from torch import Tensor
 from cermet.core.errors import NonFiniteError
 from cermet.engine.blocks import Input
 
-__all__ = ["refuse_non_finite"]
+__all__ = ["FAR", "refuse_non_finite", "strong"]
+
+FAR = 1e30
+"""A sum of inputs from which on float32 may overflow."""
+
+_STRONG = 1e4  # a parameter from which on ordinary inputs may
 
 _ADVICE = {
     "model": "check how the model was trained or converted",
@@ -32,3 +37,10 @@ def refuse_non_finite(
             f"{block[bad[0]].item()}{cast}{where}. A merge of it would be useless; "
             f"{_ADVICE[of]}."
         )
+
+
+def strong(value: object) -> bool:
+    """Whether a parameter, or one of its values, is so large that a product may overflow."""
+    if isinstance(value, tuple):
+        return any(map(strong, value))
+    return isinstance(value, int | float) and abs(value) > _STRONG

@@ -22,7 +22,7 @@ from cermet.core.registry import Method, Need, PerModel, call, takes
 from cermet.core.rounds import Fit, Gram, Kth, Round, Rows, Sum
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
-from cermet.engine.finite import refuse_non_finite
+from cermet.engine.finite import FAR, refuse_non_finite, strong
 from cermet.engine.geometry import LEAF, Geometry, geometry
 from cermet.engine.leaves import leaf_gram, leaf_sums
 from cermet.engine.parts import PartsOut
@@ -34,9 +34,6 @@ from cermet.maths.vectors import Vectors
 __all__ = ["Done", "Job", "Piece"]
 
 Piece = Callable[[], None]
-
-_FAR = 1e30  # a sum of inputs from which on float32 may overflow
-_STRONG = 1e4  # a parameter from which on ordinary inputs may
 
 
 @dataclass(slots=True)
@@ -90,7 +87,7 @@ class Job:
         self.state: dict[str, Any] = {}
         self._checked = False
         # the factors of the steps of a pipeline are multiplied
-        self._large = bool(method.steps) or any(map(_strong, parameters.values()))
+        self._large = bool(method.steps) or any(map(strong, parameters.values()))
         self._sums: list[tuple[Tensor, int, int]] = []
         self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
         self.blocks = Blocks(
@@ -218,7 +215,7 @@ class Job:
     def _statistic(self, need: Need, begin: int, end: int) -> Tensor:
         """The block of a statistic: float32 [experts, *block], or [*block] of one for all."""
         values = self.blocks.statistic(need.name, begin, end)
-        if not abs(float(values.sum())) < _FAR:
+        if not abs(float(values.sum())) < FAR:
             start = None if self.cut.grain == "column" else begin
             for given, row in zip(self.blocks.needs[need.name], values, strict=True):
                 refuse_non_finite(given, row.reshape(-1), start, of="the statistics")
@@ -392,7 +389,7 @@ class Job:
         total = block.sum()
         if total.is_cuda:
             self._sums.append((total, start, stop))  # looked at once, at the end of the stage
-        elif not abs(float(total)) < _FAR:
+        elif not abs(float(total)) < FAR:
             self._large = True
             self._refuse(start, stop)
 
@@ -410,13 +407,6 @@ class Job:
             dtype, stored = self.blocks.dtype, given.source.block(given.name, 0, 0).dtype
             cast = "" if dtype in (None, stored) else f" as {NAMES[dtype]}"
             refuse_non_finite(given, raw, None if self.cut.grain == "column" else start, cast)
-
-
-def _strong(value: object) -> bool:
-    """Whether a parameter, or one of its values, is so large that a product may overflow."""
-    if isinstance(value, tuple):
-        return any(map(_strong, value))
-    return isinstance(value, int | float) and abs(value) > _STRONG
 
 
 def _digest(flat: Tensor, start: int) -> int:

@@ -14,6 +14,7 @@ import transformers
 from cermet import api
 from cermet.cli.app import main
 from cermet.core.errors import ExtraError, InputError
+from cermet.diagnosis import diagnose
 from cermet.inference.logits import outputs_of
 from tests.recipes.pools import config_of, llama, llama_config, save, save_llama
 
@@ -42,7 +43,7 @@ def _merge(out: Path, *models: str, weight: float = 1.0, normalize: bool = True)
 
 def test_a_sound_llama(tmp_path: Path) -> None:
     paths = [save_llama(tmp_path / str(i), i) for i in range(2)]
-    rows, verdict = api.diagnose(_merge(tmp_path / "out", *paths))
+    rows, verdict = diagnose(_merge(tmp_path / "out", *paths))
     assert [r.name for r in rows] == [str(tmp_path / "out"), *paths]
     assert {r.architecture for r in rows} == {"LlamaForCausalLM"}
     assert all(r.finite for r in rows)
@@ -54,7 +55,7 @@ def test_a_sound_llama(tmp_path: Path) -> None:
 
 def test_a_sound_bert(tmp_path: Path) -> None:
     paths = [_bert(tmp_path / str(i), seed=i) for i in range(2)]
-    rows, verdict = api.diagnose(_merge(tmp_path / "out", *paths))
+    rows, verdict = diagnose(_merge(tmp_path / "out", *paths))
     assert {r.architecture for r in rows} == {"BertForMaskedLM"}
     assert all(r.finite for r in rows)
     assert all(r.agreement is not None and r.agreement > 0.5 for r in rows[1:])
@@ -65,7 +66,7 @@ def test_a_merge_that_is_a_copy_agrees_with_its_source_alone(tmp_path: Path) -> 
     a, b = (save_llama(tmp_path / str(i), i) for i in range(2))
     recipe = {"merge_method": "slerp", "base_model": a, "models": [{"model": b}]}
     api.merge({**recipe, "parameters": {"t": 1.0}}, tmp_path / "out")
-    rows, _ = api.diagnose(tmp_path / "out")
+    rows, _ = diagnose(tmp_path / "out")
     found = {r.name: r.agreement for r in rows[1:]}
     assert found[b] == 1.0
     assert found[a] is not None
@@ -74,7 +75,7 @@ def test_a_merge_that_is_a_copy_agrees_with_its_source_alone(tmp_path: Path) -> 
 
 def test_an_encoder_without_a_head_has_no_loss(tmp_path: Path) -> None:
     paths = [_bert(tmp_path / str(i), transformers.BertModel, i) for i in range(2)]
-    rows, verdict = api.diagnose(_merge(tmp_path / "out", *paths))
+    rows, verdict = diagnose(_merge(tmp_path / "out", *paths))
     assert {(r.architecture, r.finite, r.loss, r.agreement) for r in rows} == {
         ("BertModel", True, None, None)
     }
@@ -83,7 +84,7 @@ def test_an_encoder_without_a_head_has_no_loss(tmp_path: Path) -> None:
 
 def test_a_bad_merge_is_told_from_a_sound_one(tmp_path: Path) -> None:
     paths = [save_llama(tmp_path / str(i), i) for i in range(2)]
-    rows, verdict = api.diagnose(_merge(tmp_path / "out", *paths, weight=40, normalize=False))
+    rows, verdict = diagnose(_merge(tmp_path / "out", *paths, weight=40, normalize=False))
     assert rows[0].finite
     assert rows[0].loss is not None
     assert rows[0].loss > 10
@@ -95,7 +96,7 @@ def test_a_merge_that_gives_no_numbers_is_broken(tmp_path: Path) -> None:
     path = save_llama(tmp_path / "a", 1)
     out = _merge(tmp_path / "out", path, path)
     save(out, {**llama(1), "model.norm.weight": torch.full((16,), torch.inf)})
-    rows, verdict = api.diagnose(out)
+    rows, verdict = diagnose(out)
     assert not rows[0].finite
     assert [r.agreement for r in rows[1:]] == [None, None][: len(rows) - 1]
     assert verdict == "The merge gives NaN or infinity: it is broken."
