@@ -19,6 +19,7 @@ def tables(folder: Path) -> str:
         _speed(latest(load(folder, "speed"), "shape", "method", "threads")),
         _memory(latest(load(folder, "memory"), "shape", "method", "models")),
         _scaling(latest(load(folder, "scaling"), "axis", "value", "method", "shape")),
+        _authors(latest(load(folder, "authors"), "shape", "method")),
     ]
     found = [part for part in parts if part]
     return "\n".join(found) if found else "Nothing has been measured yet (`make bench`).\n"
@@ -130,6 +131,34 @@ def _scaling(records: Sequence[Record]) -> str:
             ]
         )
     return f"How time grows; {_where(records)}.\n\n" + markdown(head, rows)
+
+
+def _authors(records: Sequence[Record]) -> str:
+    """The code that methods were published with, run by hand; it is not part of this project."""
+    if not records:
+        return ""
+    head = ["method", "authors' code", "pool", "theirs s", "Cermet s", "times faster"]
+    head += ["theirs GB", "Cermet GB"]
+    rows = []
+    for record in sorted(records, key=lambda r: str(r["method"])):
+        theirs, own = record["peer_seconds"], record["cermet_seconds"]
+        sizes = (record["peer_peak_bytes"], record["cermet_peak_bytes"])
+        rows.append(
+            [
+                record["method"],
+                record["peer"],
+                record["shape"],
+                f"{theirs:.1f}",
+                f"{own:.2f}",
+                f"{theirs / own:.1f}",
+            ]
+            + [f"{size / 1e9:.2f}" for size in sizes]
+        )
+    return (
+        f"Beside the authors' own code, on the same tensors in one run ({_where(records)}). "
+        "Wall seconds of whole commands, medians; GB at the peak: theirs of the whole "
+        "process, ours private.\n\n" + markdown(head, rows)
+    )
 
 
 def _where(records: Sequence[Record]) -> str:

@@ -255,6 +255,7 @@ def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None
 
 
 def folder_of(reference: ModelRef, root: Path | None = None) -> Path:
+    """The folder that holds a model's files."""
     path = locate(reference.path, reference.revision, root)
     return path if path.is_dir() else path.parent
 

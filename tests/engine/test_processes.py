@@ -92,8 +92,9 @@ def test_a_worker_that_is_killed_is_an_error_of_the_machine() -> None:
 
 
 _ORPHANS = """
-import os, time
+import os, signal, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell began the tests
 from cermet.engine.executors.processes import Processes
 
 class Job:

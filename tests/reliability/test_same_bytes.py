@@ -129,7 +129,7 @@ FORMS = (
     Form("ties_max", weights=None, shared={"density": 0.3}),
     Form("ties_official", weights=None, shared={"density": 0.3}),
     Form("ties_sv", weights=None, shared={"density": 0.3, "slack": 0.004}),
-    Form("twin_merging", 3, weights=None, shared={"density": 0.5}),
+    Form("twin_merging", 2, weights=None, shared={"density": 0.5}),
     Form("varm", weights=None),
     Form("widen", weights=None),
     Form("wsm", 4, base=False, weights=None, shared={"schedule": "cosine"}),

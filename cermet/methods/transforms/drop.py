@@ -28,8 +28,8 @@ def drop(
     Properties  the expected result is the delta; density 1 changes nothing; the same seed gives
                 the same mask on any machine
     When        small deltas of fine-tuning, of which 90 % and more can be dropped
-    Example     >>> steps = [("drop", {"density": 0.5}), ("task_arithmetic", {"weight": 1})]
-                >>> merge(steps, [0.0, 0.0], [[2, 4]], noise=[[0.2, 0.7]])
+    Example     >>> merge([("drop", {"density": 0.5}), ("task_arithmetic", {"weight": 1})],
+                ...       [0.0, 0.0], [[2, 4]], noise=[[0.2, 0.7]])
                 [4.0, 0.0]
     Departures  Probabilities are honoured to 1 part in 65,536. A second random step of a pipeline
                 draws numbers of its own.

@@ -31,8 +31,8 @@ def keep(
     Properties  what is not kept is the base's, bit for bit; [keep linear, task_arithmetic] is
                 shadow_ft
     When        to graft a skill without norms, embeddings and head, or one half of each layer
-    Example     >>> steps = [("keep", {"part": "layers"}), ("task_arithmetic", {"weight": 1})]
-                >>> merge(steps, [1.0, 2.0], [[3, 4]])
+    Example     >>> merge([("keep", {"part": "layers"}), ("task_arithmetic", {"weight": 1})],
+                ...       [1.0, 2.0], [[3, 4]])
                 [1.0, 2.0]
     Departures  Parts are found by role, so that fused projections take part; a projection's bias
                 goes with it.

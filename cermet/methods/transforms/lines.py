@@ -26,8 +26,8 @@ def lines(
     Properties  beta 0 is a plain factor; [task_arithmetic, lines] is the method lines
     When        after any merge of deltas, in place of one lambda; before one for an expert that
                 forgot what the base knew
-    Example     >>> steps = [("ties", {"weight": 1}), ("lines", {"alpha": 0.5, "beta": 1})]
-                >>> merge(steps, [0.0, 0.0], [[1, 2], [3, 4]])
+    Example     >>> merge([("ties", {"weight": 1}), ("lines", {"alpha": 0.5, "beta": 1})],
+                ...       [0.0, 0.0], [[1, 2], [3, 4]])
                 [1.0, 1.5]
     Departures  Layers are found by the architecture, as in the method of the same name. The
                 authors derive alpha from the norms of merged deltas; here it is given.

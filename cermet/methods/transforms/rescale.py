@@ -42,8 +42,8 @@ def rescale(
     Properties  as the first step it changes nothing; after trim or drop it keeps the L1 norm
     When        after a transform that drops much, where the share that is kept says little of
                 the size that is lost
-    Example     >>> steps = [("trim", {"density": 0.5}), "rescale", ("ties", {"weight": 1})]
-                >>> merge(steps, [0.0] * 4, [[6, 2, -3, 1]])
+    Example     >>> merge([("trim", {"density": 0.5}), "rescale", ("ties", {"weight": 1})],
+                ...       [0.0] * 4, [[6, 2, -3, 1]])
                 [8.0, 0.0, -4.0, 0.0]
     Departures  A norm below 1e-7 is taken for zero and not matched, as in mergekit.
     """

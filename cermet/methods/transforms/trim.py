@@ -26,8 +26,8 @@ def trim(
                 least one entry
     Properties  density 1 changes nothing; [trim, ties] is ties at that density
     When        before a merge whose experts disagree; after one to leave small changes out
-    Example     >>> steps = [("trim", {"density": 0.5}), ("task_arithmetic", {"weight": 1})]
-                >>> merge(steps, [0.0] * 4, [[4, 1, -2, 0]])
+    Example     >>> merge([("trim", {"density": 0.5}), ("task_arithmetic", {"weight": 1})],
+                ...       [0.0] * 4, [[4, 1, -2, 0]])
                 [4.0, 0.0, -2.0, 0.0]
     Departures  Of values equal at the threshold the first ones are kept, so that exactly ⌊dn⌋
                 remain; in a pipeline that works by columns, the first by columns.

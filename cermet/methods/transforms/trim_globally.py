@@ -25,8 +25,8 @@ def trim_globally(
                 that equal it. The same for every tensor
     Properties  density 1 changes nothing; tensors that moved little may be dropped whole
     When        as the authors of TIES trim; one number for the whole model
-    Example     >>> steps = [("trim_globally", {"density": 0.25}), ("ties", {"weight": 1})]
-                >>> merge(steps, [0.0] * 4, [[4, 1, -2, 0]])
+    Example     >>> merge([("trim_globally", {"density": 0.25}), ("ties", {"weight": 1})],
+                ...       [0.0] * 4, [[4, 1, -2, 0]])
                 [4.0, 0.0, -2.0, 0.0]
     Departures  as ties_official
     """
