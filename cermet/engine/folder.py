@@ -158,27 +158,40 @@ class OutputFolder:
             )
 
     def _claim(self) -> IO[str]:
-        """Make the working folder, unless it is there, and hold its lock."""
+        """Make the working folder, unless it is there, and hold its lock.
+
+        The workers of a run that was killed hold the lock a moment longer than the run, and
+        another run may take its folder away at any time, so it is tried for a while.
+        """
         patience = time.monotonic() + _PATIENCE
         while True:
-            self.work.mkdir(exist_ok=True)
-            if not _is_ours(self.work):
-                raise OutputError(f"'{self.work}' is in the way, and Cermet did not write it.")
-            lock = self.work / _LOCK
-            file = lock.open("a")
-            if not _lock(file):
-                file.close()
-                # The workers of a run that was killed hold it a moment longer than the run.
-                if time.monotonic() < patience:
-                    time.sleep(0.02)
-                    continue
-                raise OutputError(f"Another merge is writing '{self.out}' right now.")
-            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+            try:
+                file = self._locked()
+            except (FileNotFoundError, FileExistsError):  # the folder was taken away just now
+                if time.monotonic() > patience:
+                    raise
+            else:
+                if file is not None:
+                    return file
+                if time.monotonic() > patience:
+                    raise OutputError(f"Another merge is writing '{self.out}' right now.")
+            time.sleep(0.02)
+
+    def _locked(self) -> IO[str] | None:
+        """The lock of the working folder, signed; None where another run has it."""
+        self.work.mkdir(exist_ok=True)
+        if not _is_ours(self.work):
+            raise OutputError(f"'{self.work}' is in the way, and Cermet did not write it.")
+        lock = self.work / _LOCK
+        file = lock.open("a")
+        with suppress(FileNotFoundError):  # as it is looked at, it may be gone
+            if _lock(file) and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                 if file.tell() == 0:
                     file.write(_SIGN.decode())
                     file.flush()
                 return file
-            file.close()  # the other merge ended just now, and took its folder with it
+        file.close()
+        return None
 
     def _recover(self) -> None:
         """Finish what a run that was killed while it published has left."""
