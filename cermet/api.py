@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cermet.checkpoints.carry import carry_files, chat_template, tokenizer_files
 from cermet.checkpoints.hub import locate
+from cermet.checkpoints.quantised import plain_weights
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
 from cermet.core.errors import (
     DiskError,
@@ -107,7 +108,8 @@ class _Lazy(Mapping[str, Tensor]):
 
 def opened(reference: ModelRef, root: Path | None = None) -> Checkpoint:
     """Open a model that a recipe names, with its adapter."""
-    base = open_checkpoint(locate(reference.path, reference.revision, root), reference.path)
+    stored = open_checkpoint(locate(reference.path, reference.revision, root), reference.path)
+    base = plain_weights(stored)
     if reference.lora is None:
         return base
     from cermet.checkpoints.lora import AdaptedCheckpoint

@@ -6,7 +6,7 @@ import torch
 
 from cermet.core.errors import InputError
 
-__all__ = ["FLOATS", "NAMES", "SIZES", "TORCH", "dtype_named"]
+__all__ = ["EIGHT_BIT", "FLOATS", "NAMES", "SIZES", "STORED", "TORCH", "dtype_named"]
 
 TORCH: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -30,6 +30,16 @@ NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in TORCH.items()}
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes that can be merged; tensors of all others are copied."""
+
+EIGHT_BIT: dict[str, torch.dtype] = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.uint8,  # exponents alone; torch 2.6 has no dtype for them
+}
+"""What a header may hold besides: numbers that mean something only with scales."""
+
+STORED: dict[str, torch.dtype] = TORCH | EIGHT_BIT
+"""Every spelling that is read -> torch dtype."""
 
 _RECIPE = {
     "float64": "F64",

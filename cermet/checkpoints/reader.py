@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cermet.checkpoints.dtypes import SIZES, TORCH
+from cermet.checkpoints.dtypes import STORED
+from cermet.checkpoints.formats import foreign_format
 from cermet.checkpoints.header import TensorInfo, read_header, read_json
 from cermet.core.errors import FormatError, InputError
 
@@ -76,10 +77,10 @@ class SafetensorsCheckpoint:
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Flat elements [start, stop) of a tensor, as a view of the file."""
         info = self.tensors[name]
-        dtype = TORCH[info.dtype]
+        dtype = STORED[info.dtype]
         if stop <= start:
             return torch.empty(0, dtype=dtype)
-        offset = info.begin + start * SIZES[info.dtype]
+        offset = info.begin + start * dtype.itemsize
         return torch.frombuffer(
             self._maps[info.file], dtype=dtype, count=stop - start, offset=offset
         )
@@ -128,7 +129,9 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     if path.is_file() and path.suffix == ".safetensors":
         return SafetensorsCheckpoint(label, read_config(path.parent), read_header(path))
     if not path.is_dir():
-        raise InputError(f"'{label}' is neither a folder nor a .safetensors file.")
+        told = foreign_format(path)
+        known = f": it is {told}" if told else ""
+        raise InputError(f"'{label}' is neither a folder nor a .safetensors file{known}.")
     config = read_config(path)
     if (path / _INDEX).is_file():
         return SafetensorsCheckpoint(label, config, _sharded(path / _INDEX))
@@ -141,7 +144,11 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
         from cermet.checkpoints.bins import BinCheckpoint
 
         return BinCheckpoint(path, label)
-    raise InputError(f"'{label}' holds no weights: neither *.safetensors nor pytorch_model*.bin.")
+    told = foreign_format(path)
+    known = f" It holds {told}." if told else ""
+    raise InputError(
+        f"'{label}' holds no weights: neither *.safetensors nor pytorch_model*.bin.{known}"
+    )
 
 
 def open_parts(folder: Path, stem: str) -> Checkpoint:
@@ -158,8 +165,8 @@ def open_parts(folder: Path, stem: str) -> Checkpoint:
 
 
 def _only_models(files: list[Path]) -> list[Path]:
-    """Without the adapters that a folder may hold beside its weights."""
-    return [f for f in files if not f.name.startswith("adapter_")] or files
+    """Without the adapters, and the weights in another form, that a folder may hold besides."""
+    return [f for f in files if not f.name.startswith(("adapter_", "consolidated"))] or files
 
 
 def _joined(files: list[Path]) -> dict[str, TensorInfo]:
