@@ -41,12 +41,10 @@ def _read(folder: Path) -> DequantisedCheckpoint:
 
 
 def _by_hand(weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
-    """Each number times the scale of its block, one by one."""
-    numbers, out = weight.float(), torch.empty(weight.shape)
-    for row in range(weight.shape[0]):
-        for col in range(weight.shape[1]):
-            out[row, col] = numbers[row, col] * scale[row // block[0], col // block[1]]
-    return out
+    """Each number times the scale of its block, looked up for each."""
+    row = torch.arange(weight.shape[0]) // block[0]
+    col = torch.arange(weight.shape[1]) // block[1]
+    return weight.float() * scale[row][:, col]
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
@@ -61,9 +59,11 @@ def test_blocks_of_eight_bits_are_multiplied_by_their_scales(
     assert found.tensors["a.weight"].dtype == "BF16"
     whole = found.block("a.weight", 0, weight.numel())
     assert torch.equal(whole.view(300, 140), _by_hand(weight, scale, (128, 128)))
-    for cut in (1, 139, 140, 17_921, 42_000):
+    for cut in (139, 140, 17_921):
         parts = [found.block("a.weight", s, min(s + cut, 42_000)) for s in range(0, 42_000, cut)]
-        assert torch.equal(torch.cat(parts[:400]), whole[: len(torch.cat(parts[:400]))])
+        assert torch.equal(torch.cat(parts), whole)
+    for place in (0, 127, 128, 139, 17_920, 41_999):
+        assert torch.equal(found.block("a.weight", place, place + 1), whole[place : place + 1])
 
 
 @pytest.mark.parametrize(
