@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from cermet.checkpoints.carry import carry_files, chat_template, tokenizer_files
+from cermet.checkpoints.carry import carry_files, chat_template
+from cermet.checkpoints.header import read_json
 from cermet.checkpoints.hub import locate
 from cermet.checkpoints.quantised import plain_weights
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
+from cermet.checkpoints.tokenizer_edit import write_tokenizer
 from cermet.core.errors import (
     DiskError,
     FormatError,
@@ -46,6 +49,7 @@ from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
 from cermet.recipes.resolve import resolve
 from cermet.recipes.schema import ModelRef, Recipe, parse_model, parse_recipe
+from cermet.recipes.vocabulary import GENERATION, align, differ, doubts
 
 __all__ = [
     "Merged",
@@ -132,38 +136,31 @@ def plan(recipe: RecipeLike, *, compat: bool = False, root: Path | None = None) 
     document = _document(recipe)
     parsed, warnings = parse_recipe(document, compat=compat)
     check_recipe(parsed, document, compat=compat)  # before anything is fetched or opened
-    found = resolve(parsed, document, lambda m: opened(m, root), compat=compat)
-    _check_beside(parsed, document, root)
-    return _with_warnings(found, warnings)
+    _check_beside(parsed, document)
+
+    @cache  # the hub is asked once
+    def folder(model: ModelRef) -> Path:
+        return folder_of(model, root)
+
+    aligned = align(parsed, document, lambda m: opened(m, root), folder)
+    found = resolve(
+        parsed, document, aligned.open, lambda one, other: differ(one, other, folder), compat=compat
+    )
+    if aligned.outcome is not None:
+        config = aligned.outcome.config(found.config)
+        found = replace(found, vocabulary=aligned.outcome, config=config)
+    models = list(zip(found.models, found.checkpoints, strict=False))
+    unsure = doubts(models, folder) if parsed.vocabulary is None else ()
+    return replace(found, warnings=(*warnings, *aligned.warnings, *unsure, *found.warnings))
 
 
-def _check_beside(recipe: Recipe, document: Document, root: Path | None) -> None:
-    """Refuse a chat template or a tokenizer that cannot be one, and not after the merge."""
+def _check_beside(recipe: Recipe, document: Document) -> None:
+    """Refuse a chat template that cannot be one, and not after the merge."""
     if recipe.chat_template is not None:
         try:
             chat_template(recipe.chat_template, [])
         except InputError as error:
             raise RecipeError(f"{document.at(('chat_template',))}: {error}") from error
-    source = recipe.tokenizer_source
-    if source in (None, "base"):
-        return
-    place = document.at(("tokenizer_source",))
-    if source == "union":
-        raise RecipeError(
-            f"{place}: merging tokenizers is not supported yet; write base, or one of the models."
-        )
-    try:
-        folder = folder_of(parse_model(str(source)), root)
-    except InputError as error:
-        raise RecipeError(f"{place}: {error}") from error
-    if not tokenizer_files(folder):
-        raise RecipeError(f"{place}: '{source}' holds no tokenizer.")
-
-
-def _with_warnings(found: Plan, warnings: Sequence[str]) -> Plan:
-    from dataclasses import replace
-
-    return replace(found, warnings=(*warnings, *found.warnings)) if warnings else found
 
 
 def merge(
@@ -230,9 +227,8 @@ def merge(
 def check_apart(resolved: Plan, out: Path) -> None:
     """Refuse an output that would replace what it is made of."""
     used = {str(m): folder_of(m) for m in resolved.models}
-    source = resolved.recipe.tokenizer_source
-    if source not in (None, "base"):
-        used[str(source)] = folder_of(parse_model(str(source)))
+    if resolved.vocabulary is not None:
+        used[resolved.vocabulary.source] = resolved.vocabulary.owner
     for reference, checkpoint in zip(resolved.names, resolved.checkpoints, strict=True):
         for file in {*(t.file for t in checkpoint.tensors.values()), *checkpoint.adapter}:
             used[f"{reference}: {file.name}"] = file.resolve().parent
@@ -272,14 +268,15 @@ def _write_beside(
 ) -> None:
     """Config, tokenizer and other files, model card, record."""
     donor = folder_of(resolved.models[resolved.donor])
-    source = resolved.recipe.tokenizer_source
-    tokenizer = donor
-    if source not in (None, "base"):
-        assert source is not None
-        tokenizer = folder_of(parse_model(source))
+    words = resolved.vocabulary
     if resolved.config:
         write_json(folder.work / "config.json", resolved.config)
-    carry_files(donor, tokenizer, folder.work)
+    carried = carry_files(donor, donor if words is None else words.owner, folder.work)
+    if words is not None and words.ids is not None and GENERATION in carried:
+        said = read_json(folder.work / GENERATION, "the generation config")
+        write_json(folder.work / GENERATION, words.generation(said))
+    if words is not None and words.data is not None:
+        write_tokenizer(words.data, words.left_out, folder.work)
     if resolved.recipe.chat_template is not None:
         text = chat_template(resolved.recipe.chat_template, [folder_of(m) for m in resolved.models])
         if text is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from parity.suite import Options, run_suite
+from parity.vocabularies import run_vocabularies
 
 __all__ = ["main"]
 
@@ -27,10 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="", help="numbers of cases or names of methods, separated by commas"
     )
+    parser.add_argument(
+        "--vocabularies", type=int, default=40, help="recipes that change it (default 40)"
+    )
     parser.add_argument("--dir", type=Path, help="keep checkpoints and outputs in this folder")
     given = parser.parse_args(arguments)
     only = tuple(part for part in given.only.split(",") if part)
-    return run_suite(Options(given.cases, given.seed, only, given.dir), _merge)
+    failed = run_suite(Options(given.cases, given.seed, only, given.dir), _merge)
+    if given.vocabularies and not only:
+        with tempfile.TemporaryDirectory(prefix="cermet-parity-") as temporary:
+            folder = (given.dir or Path(temporary)) / "vocabularies"
+            failed |= run_vocabularies(given.vocabularies, given.seed, folder, _merge) > 0
+    return failed
 
 
 if __name__ == "__main__":

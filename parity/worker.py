@@ -21,7 +21,10 @@ def _describe(planner: Any) -> dict[str, Any]:
     """Sources and parameters of every tensor that the peer has planned."""
     plan = {}
     for weight, task in planner._tensors:
-        gathered = task.gather_tensors.weight_info
+        given = (
+            task.gather_tensors
+        )  # in another vocabulary, they stand inside of what permutes them
+        gathered = getattr(given, "gather_tensors", given).weight_info
         plan[weight.name] = {
             "sources": [[str(m), _names(gathered[m])] for m in task.model_order],
             "base": None if task.base_model is None else str(task.base_model),

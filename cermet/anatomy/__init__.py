@@ -6,5 +6,14 @@ names, roles from the words that the field uses, ties and layer counts from the 
 
 from cermet.anatomy.layers import layer_count_keys, per_layer_lists
 from cermet.anatomy.survey import Anatomy, survey
+from cermet.anatomy.vocabulary import TokenTensors, token_tensors, vocabulary_keys
 
-__all__ = ["Anatomy", "layer_count_keys", "per_layer_lists", "survey"]
+__all__ = [
+    "Anatomy",
+    "TokenTensors",
+    "layer_count_keys",
+    "per_layer_lists",
+    "survey",
+    "token_tensors",
+    "vocabulary_keys",
+]

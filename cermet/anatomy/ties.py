@@ -8,7 +8,7 @@ from typing import Any
 
 from cermet.anatomy.layers import text_path
 
-__all__ = ["find_ties"]
+__all__ = ["find_ties", "is_head", "token_embeddings"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -52,7 +52,7 @@ def find_ties(shapes: Shapes, config: Mapping[str, Any]) -> tuple[tuple[str, ...
     """
     tied = _says_tied(config)
     groups = []
-    for embedding in _token_embeddings(shapes):
+    for embedding in token_embeddings(shapes):
         names = [embedding, *_copies(embedding, shapes)]
         if tied is not False:
             names += _heads(embedding, shapes, config, tied)
@@ -84,7 +84,7 @@ def _ordered(names: list[str] | tuple[str, ...], shapes: Shapes) -> tuple[str, .
     return tuple(sorted(dict.fromkeys(names), key=lambda name: name not in shapes))
 
 
-def _token_embeddings(shapes: Shapes) -> Iterator[str]:
+def token_embeddings(shapes: Shapes) -> Iterator[str]:
     """The stored embeddings of text, without those that are copies of a shared one."""
     found = [n for n in shapes if _EMBEDDING.match(n) and not _NO_TEXT.search(n)]
     shared = [n[: -len("shared.weight")] for n in found if n.endswith("shared.weight")]
@@ -93,6 +93,11 @@ def _token_embeddings(shapes: Shapes) -> Iterator[str]:
     if words:  # one language model: the first, or the decoder's where encoder and decoder differ
         decoders = [n for n in words if "decoder." in n]
         yield (decoders or words)[0]
+
+
+def is_head(name: str) -> bool:
+    """Whether a name is one that language models give to the weight of their head."""
+    return _HEADS.match(name) is not None and not _NO_TEXT.search(name)
 
 
 def _copies(embedding: str, shapes: Shapes) -> list[str]:
@@ -112,7 +117,7 @@ def _heads(
     embedding: str, shapes: Shapes, config: Mapping[str, Any], tied: bool | None
 ) -> list[str]:
     """The heads that share the embedding: those stored if the config says so, or else implied."""
-    stored = [n for n in shapes if _HEADS.match(n) and not _NO_TEXT.search(n)]
+    stored = [n for n in shapes if is_head(n)]
     if stored:
         return stored if tied else []
     traced = dict.fromkeys(head for trace, head in _TRACES if trace in shapes)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["plan"]
 
@@ -61,6 +64,8 @@ def _print(found: dict[str, Any]) -> None:
         models.add_row(m["name"], str(m["tensors"]), decimal(m["bytes"]), str(m["files"]))
     console.print(models)
     console.print()
+    if found["vocabulary"] is not None:
+        _print_vocabulary(console, found["vocabulary"])
     groups = Table("tensors", "layers", "method", "parameters", "passes", box=None, pad_edge=False)
     for group in found["groups"]:
         groups.add_row(
@@ -86,3 +91,22 @@ def _print(found: dict[str, Any]) -> None:
         lines.insert(2, f"keeps   {kept} in {len(found['parts'])} file(s) to restore {names}")
     for line in lines:
         console.print(line, markup=False, highlight=False)
+
+
+def _print_vocabulary(console: Console, found: dict[str, Any]) -> None:
+    """Where the rows of each model's embedding come from."""
+    from rich.table import Table
+
+    rows = Table("rows", "own", "of other models", "mean", "zero", "padding", box=None,
+                 pad_edge=False)  # fmt: skip
+    for m in found["models"]:
+        given = ", ".join(f"{count:,} of {name}" for name, count in m["given"].items())
+        numbers = (f"{m[key]:,}" for key in ("averaged", "zero", "padding"))
+        rows.add_row(m["model"], f"{m['own']:,}", given or "0", *numbers)
+    console.print(
+        f"vocabulary  {found['tokens']:,} tokens in {found['rows']:,} rows (tokenizer: "
+        f"{found['source']})",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    console.print(rows, markup=False)
+    console.print()

@@ -40,6 +40,7 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
         "method": plan.method.name,
         "models": sizes[: len(plan.models)],
         "statistics": sizes[len(plan.models) :],
+        "vocabulary": plan.vocabulary.summary() if plan.vocabulary is not None else None,
         "groups": _groups(plan),
         "passes": max(t.passes for t in plan.tasks),
         "bytes_read": plan.bytes_read(),

@@ -102,6 +102,7 @@ def record_of(
         "seed": plan.recipe.seed,
         "models": opened[: len(plan.models)],
         "statistics": opened[len(plan.models) :],
+        **({"vocabulary": plan.vocabulary.summary()} if plan.vocabulary is not None else {}),
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "run": {
@@ -216,6 +217,7 @@ def model_card(plan: Plan, recipe_yaml: str) -> str:
     listed = "\n".join(f"- `{ref}`" for ref in plan.models)
     listed += "".join(f"\n- `{path}` (statistics)" for path in plan.statistics)
     count = sum(task.numel for task in plan.tasks)
+    words = "" if plan.vocabulary is None else f"\nVocabulary: {plan.vocabulary.sentence()}."
     return f"""---
 library_name: transformers
 tags:
@@ -226,7 +228,7 @@ tags:
 # A merge of {len(plan.models)} models
 
 {_how(plan.method)}
-{count:,} parameters in {len(plan.tasks)} tensors.
+{count:,} parameters in {len(plan.tasks)} tensors.{words}
 
 ## Models
 

@@ -218,6 +218,7 @@ def fingerprint(plan: Plan, layouts: Sequence[Layout], device: str) -> str:
         plan.recipe.seed,
         plan.compute_dtype,
         plan.names,
+        repr(plan.recipe.vocabulary),
         sorted((str(p), *s) for p, s in known.items()),
         [s.header.hex() for files in layouts for s in files.shards],
         device.split(":")[0],

@@ -12,6 +12,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.registry import Method, call
 from cermet.core.types import Place
 from cermet.recipes.schema import ModelRef, Recipe
+from cermet.recipes.vocabulary import Outcome
 
 __all__ = ["Named", "Plan", "Task"]
 
@@ -92,6 +93,7 @@ class Plan:
     copies: tied tensors that a model stores twice and the output once: the one that is read,
         and the other, which must hold the same.
     statistics: the files of statistics, as the recipe names them.
+    vocabulary: what happens to the tokens, where the recipe says it.
     """
 
     recipe: Recipe
@@ -105,6 +107,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     copies: tuple[tuple[Named, Named], ...] = ()
     statistics: tuple[str, ...] = ()
+    vocabulary: Outcome | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cermet.anatomy import Anatomy, survey
+from cermet.anatomy import Anatomy, survey, token_tensors
 from cermet.checkpoints.dtypes import FLOATS, dtype_named
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError, RecipeError
@@ -26,11 +26,14 @@ from cermet.recipes.whole import check_whole
 __all__ = ["Opener", "resolve"]
 
 Opener = Callable[[ModelRef], Checkpoint]
+Differ = Callable[[ModelRef, ModelRef], str]
 
 
 class _Resolver:
-    def __init__(self, recipe: Recipe, document: Document, method: Method, opener: Opener) -> None:
-        self.recipe, self.document, self.method = recipe, document, method
+    def __init__(
+        self, recipe: Recipe, document: Document, method: Method, opener: Opener, differ: Differ
+    ) -> None:
+        self.recipe, self.document, self.method, self.differ = recipe, document, method, differ
         self.models = tuple(recipe.references())
         self.checkpoints = tuple(opener(m) for m in self.models)
         self.index = {m: i for i, m in enumerate(self.models)}
@@ -235,7 +238,7 @@ class _Resolver:
                 return next((other for other in group if other in tensors), None)
         return None
 
-    def _named(self, ref: ModelRef, name: str, shape: tuple[int, ...]) -> Named:
+    def _named(self, ref: ModelRef, name: str, shape: tuple[int, ...], template: ModelRef) -> Named:
         model = self.index[ref]
         stored = self._alias(model, name)
         if stored is None:
@@ -245,8 +248,9 @@ class _Resolver:
         info = self.checkpoints[model].tensors[stored]
         if info.shape != shape:
             extra = ""
-            if self.anatomies[model].places[stored].role in (Role.EMBEDDING, Role.HEAD):
-                extra = " Their vocabularies differ, which is not supported yet."
+            tokens = token_tensors(self.anatomies[model])
+            if tokens is not None and stored in tokens.names and info.shape[1:] == shape[1:]:
+                extra = f" {self.differ(template, ref)}"
             raise MismatchError(
                 f"Tensor '{name}' is {list(info.shape)} in '{ref}' but {list(shape)} in the "
                 f"others; their shapes must be equal.{extra}"
@@ -289,14 +293,14 @@ class _Resolver:
         dtype = self.out or info.dtype
         method, uses_base = self.method, self.method.base != "none" and part.base is not None
         experts = [(s, n) for s, n in sources if not (uses_base and s.model == part.base)]
-        named = tuple(self._named(s.model, n, info.shape) for s, n in experts)
+        named = tuple(self._named(s.model, n, info.shape, ref) for s, n in experts)
         base = None
         if uses_base:
             assert part.base is not None
             given = next((n for s, n in sources if s.model == part.base), own)
-            base = self._named(part.base, given, info.shape)
+            base = self._named(part.base, given, info.shape, ref)
         minus = tuple(
-            self._named(s.delta_of, n, info.shape) if s.delta_of is not None else None
+            self._named(s.delta_of, n, info.shape, ref) if s.delta_of is not None else None
             for s, n in experts
         )
         parameters = self.numbers.of(place, part, experts, t)
@@ -335,14 +339,16 @@ def _relative(place: Place) -> float:
     return place.layer / (place.layers - 1) if place.layers > 1 else 1.0
 
 
-def resolve(recipe: Recipe, document: Document, opener: Opener, *, compat: bool = False) -> Plan:
+def resolve(
+    recipe: Recipe, document: Document, opener: Opener, differ: Differ, *, compat: bool = False
+) -> Plan:
     """The plan of a recipe; refuses everything that headers can reveal.
 
-    `opener` opens a model that the recipe names. Raises RecipeError, MethodError,
-    MismatchError, FormatError.
+    `opener` opens a model that the recipe names, `differ` says how the vocabularies of two
+    differ. Raises RecipeError, MethodError, MismatchError, FormatError.
     """
     method, warnings = check_recipe(recipe, document, compat=compat)
-    resolver = _Resolver(recipe, document, method, opener)
+    resolver = _Resolver(recipe, document, method, opener, differ)
     tasks = resolver.tasks()
     names = {name for task in tasks for name in (task.name, *(n.tensor for n in task.inputs()))}
     scopes = [scope for scope, _, _ in all_scopes(recipe, method)]

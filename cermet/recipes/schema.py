@@ -27,6 +27,8 @@ __all__ = [
     "Slice",
     "Source",
     "Step",
+    "TokenRule",
+    "Vocabulary",
     "parse_model",
     "parse_recipe",
 ]
@@ -143,6 +145,70 @@ class Slice(_Strict):
         return self
 
 
+def _row(value: Any) -> Any:
+    """Read a model, which gives its own row, or mergekit's mapping with a kind."""
+    if isinstance(value, dict) and "kind" in value:
+        return value
+    return {"kind": "model", "model": value}
+
+
+class TokenRow(_Strict):
+    """Which row a token gets: that of a model, that of another token of a model, or zeros."""
+
+    kind: Literal["model", "model_token", "zero"]
+    model: Model | None = None
+    token_id: Annotated[StrictInt, Field(ge=0)] | None = None
+    token: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> TokenRow:
+        others = (self.token_id is not None) + (self.token is not None)
+        if self.kind == "zero" and (self.model is not None or others):
+            raise ValueError("a token of kind zero takes nothing else")
+        if self.kind != "zero" and self.model is None:
+            raise ValueError(f"a token of kind {self.kind} names its model")
+        if self.kind == "model_token" and others != 1:
+            raise ValueError("a token of kind model_token has either token or token_id")
+        if self.kind == "model" and others:
+            raise ValueError("write kind: model_token to take the row of another token")
+        return self
+
+
+class TokenRule(_Strict):
+    """What a recipe says of one token.
+
+    source: its row in models that lack it; force: in the others too.
+    """
+
+    source: Annotated[TokenRow, BeforeValidator(_row)] | None = None
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _forced(self) -> TokenRule:
+        if self.force and self.source is None:
+            raise ValueError("'force' needs a 'source' that says which row is forced")
+        return self
+
+
+def _as_text(value: Any) -> Any:
+    """A model as one text, where it is written as a mapping."""
+    return str(ModelRef.model_validate(_model_ref(value))) if isinstance(value, dict) else value
+
+
+Owner = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+
+
+class Vocabulary(_Strict):
+    """Which tokens the output has, and with which rows.
+
+    source: `union`, `base`, or the model whose tokenizer it is.
+    """
+
+    source: Owner = "union"
+    tokens: dict[str, TokenRule] | None = None
+    pad_to_multiple_of: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
+
+
 class Step(_Strict):
     """One step of a pipeline: a transform or a method, with its parameters."""
 
@@ -176,7 +242,8 @@ class Recipe(_Strict):
     needs: Files | None = None
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer_source: str | None = None
+    tokenizer_source: Owner | None = None
+    tokenizer: Vocabulary | None = None
     chat_template: str | None = None
     seed: int = Field(default=0, ge=0, lt=1 << 63, strict=True)
 
@@ -191,6 +258,13 @@ class Recipe(_Strict):
                 raise ValueError("layer_range belongs to the sources of 'slices', not to 'models'")
         return self
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What is said of the vocabulary, in either spelling; None where nothing is."""
+        if self.tokenizer_source is not None:
+            return Vocabulary(source=self.tokenizer_source)
+        return self.tokenizer
+
     def references(self) -> list[ModelRef]:
         """Every model that is named, once, in the order of the recipe."""
         sources = list(self.models or [s for part in self.slices or [] for s in part.sources])
@@ -203,8 +277,6 @@ class Recipe(_Strict):
 
 _LATER = {
     "modules": "recipes with 'modules' are not supported yet; merge each module by itself",
-    "tokenizer": "merging tokenizers is not supported yet; the vocabularies must be equal, and "
-    "the tokenizer of the base is carried over",
 }
 _IGNORED_KEYS = {"residual_weight"}  # mergekit reads it and does nothing with it
 
@@ -218,9 +290,10 @@ def parse_recipe(document: Document, *, compat: bool = False) -> tuple[Recipe, l
     data = document.data
     if not isinstance(data, dict):
         raise RecipeError(f"{document.at(())}: a recipe is a mapping of keys to values.")
-    if "merge_method" in data and "pipeline" in data:
-        place = document.at(("pipeline",))
-        raise RecipeError(f"{place}: a recipe has 'merge_method' or 'pipeline', not both.")
+    for one, other in (("merge_method", "pipeline"), ("tokenizer_source", "tokenizer")):
+        if one in data and other in data:
+            place = document.at((other,))
+            raise RecipeError(f"{place}: a recipe has '{one}' or '{other}', not both.")
     for key, reason in _LATER.items():
         if key in data:
             raise RecipeError(f"{document.at((key,))}: {reason}.")
@@ -251,7 +324,9 @@ _KEYS = {
     "slices": list(Slice.model_fields),
     "sources": list(Source.model_fields),
     "models": list(Source.model_fields),
+    "tokenizer": list(Vocabulary.model_fields),
 }
+_TOKEN_KEYS = {4: list(TokenRule.model_fields), 5: list(TokenRow.model_fields)}
 
 
 def _explain(document: Document, problems: Sequence[Any]) -> str:
@@ -261,7 +336,10 @@ def _explain(document: Document, problems: Sequence[Any]) -> str:
     place = document.at(where)
     if problem["type"] == "extra_forbidden":
         shelf = next((str(s) for s in reversed(where[:-1]) if isinstance(s, str)), "")
-        near = difflib.get_close_matches(str(where[-1]), _KEYS.get(shelf, []), n=1)
+        known = _KEYS.get(shelf, [])
+        if where[:2] == ("tokenizer", "tokens"):  # then the token, its rule, its source
+            known = _TOKEN_KEYS.get(len(where), [])
+        near = difflib.get_close_matches(str(where[-1]), known, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         return f"{place}: unknown key '{where[-1]}'.{hint}"
     if problem["type"] == "missing" and isinstance(where[-1], str):

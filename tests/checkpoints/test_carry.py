@@ -26,7 +26,9 @@ def pool(tmp_path: Path) -> tuple[Path, Path, Path]:
     for i, folder in enumerate(folders):
         save_llama(folder, i)
         for file in (*_TOKENIZER, *_OTHER):
-            text = json.dumps({"of": folder.name}) if file.endswith("json") else folder.name
+            model = {"type": "WordLevel", "vocab": {"x": 0}}
+            said = {"of": folder.name, **({"model": model} if file == "tokenizer.json" else {})}
+            text = json.dumps(said) if file.endswith("json") else folder.name
             (folder / file).write_text(text)
         (folder / "notes.md").write_text("private")
         (folder / "optimizer.pt").write_text("large")
@@ -62,7 +64,8 @@ def test_a_recipe_may_name_whose_tokenizer_it_is(
     named = source if isinstance(source, str) else str(pool[source])
     merged(_recipe(pool, tokenizer_source=named), tmp_path / "out")
     for file in _TOKENIZER:
-        assert owner in (tmp_path / "out" / file).read_text()
+        carried = (tmp_path / "out" / file).read_bytes()
+        assert carried == (pool["abc".index(owner)] / file).read_bytes()
     for file in _OTHER:
         assert '"a"' in (tmp_path / "out" / file).read_text()
 

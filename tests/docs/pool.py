@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cermet.zoo.base import base_folder
+from tests.checkpoints.tokenizers import save_tokenizer
 
 __all__ = ["make_minilm", "make_models"]
+
+_CHAT = ("<|im_start|>", "<|im_end|>")
 
 _WIDTH, _VOCABULARY, _LAYERS, _INNER = 16, 48, 4, 32
 _CONFIG: Mapping[str, Any] = {
@@ -49,11 +52,16 @@ def make_minilm(folder: Path) -> None:
 
 
 def make_models(folder: Path) -> None:
-    """A base, three models tuned from it, one in .bin form, an adapter, and statistics."""
+    """A base, three models tuned from it, one in .bin form, an adapter, and statistics.
+
+    Beside them two models with tokenizers: plain, and chatml with two tokens more.
+    """
     base = _weights(0)
     for seed, name in enumerate(("base", "math", "code", "chat")):
         tuned = {k: v + 0.02 * _weights(seed)[k] for k, v in base.items()} if seed else base
         _save(folder / "models" / name, tuned)
+    for seed, (name, added) in enumerate({"plain": (), "chatml": _CHAT}.items(), start=4):
+        _with_tokens(folder / "models" / name, _weights(seed), added)
     old = _empty(folder / "models" / "old")
     torch.save(base, old / "pytorch_model.bin")
     _adapter(_empty(folder / "adapters" / "chat"))
@@ -92,6 +100,15 @@ def _empty(folder: Path) -> Path:
 def _save(folder: Path, weights: Mapping[str, Tensor]) -> None:
     save_file(dict(weights), _empty(folder) / "model.safetensors", metadata={"format": "pt"})
     (folder / "generation_config.json").write_text("{}")
+
+
+def _with_tokens(folder: Path, weights: dict[str, Tensor], added: Sequence[str]) -> None:
+    """A model with a tokenizer and a row for each of its tokens."""
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], weights[name][: len(added)] + 1])
+    _save(folder, weights)
+    rows = save_tokenizer(folder, added=added, more=[f"w{i}" for i in range(15)])
+    (folder / "config.json").write_text(json.dumps({**_CONFIG, "vocab_size": rows}))
 
 
 def _adapter(folder: Path) -> None:

@@ -172,17 +172,59 @@ _CASES: dict[str, _Case] = {
         RecipeError,
         "recipe.yaml:12: recipes with 'modules' are not supported yet",
     ),
-    "merged tokenizer": (
+    "tokenizer twice": (
         "dtype: float32",
-        "tokenizer: {source: union}",
+        "tokenizer_source: base\ntokenizer: {source: union}",
         RecipeError,
-        "recipe.yaml:12: merging tokenizers is not supported yet",
+        "recipe.yaml:13: a recipe has 'tokenizer_source' or 'tokenizer', not both.",
     ),
-    "union of tokenizers": (
+    "unknown key of the tokenizer": (
+        "dtype: float32",
+        "tokenizer: {sorce: union}",
+        RecipeError,
+        "recipe.yaml:12: unknown key 'sorce'. Did you mean 'source'?",
+    ),
+    "unknown key of a token": (
+        "dtype: float32",
+        "tokenizer:\n  tokens:\n    <x>: {forse: true}",
+        RecipeError,
+        "recipe.yaml:14: unknown key 'forse'. Did you mean 'force'?",
+    ),
+    "unknown key of a token's source": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {source: {kind: model_token, modle: $b, token_id: 1}}}}",
+        RecipeError,
+        "unknown key 'modle'. Did you mean 'model'?",
+    ),
+    "kind of a token's source": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {source: {kind: zeros}}}}",
+        RecipeError,
+        "tokenizer.tokens.x.source.kind: input should be 'model', 'model_token' or 'zero'.",
+    ),
+    "two rows for a token": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {source: {kind: model_token, model: $b, token_id: 1, token: y}}}}",
+        RecipeError,
+        "a token of kind model_token has either token or token_id",
+    ),
+    "force without a source": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {force: true}}}",
+        RecipeError,
+        "'force' needs a 'source' that says which row is forced",
+    ),
+    "padding to nothing": (
+        "dtype: float32",
+        "tokenizer: {pad_to_multiple_of: 0}",
+        RecipeError,
+        "recipe.yaml:12: tokenizer.pad_to_multiple_of: input should be greater than or equal to 1",
+    ),
+    "union of models without tokenizers": (
         "dtype: float32",
         "tokenizer_source: union",
         RecipeError,
-        "recipe.yaml:12: merging tokenizers is not supported yet",
+        "holds no tokenizer.",
     ),
     "tokenizer that is not here": (
         "dtype: float32",
