@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["layer_count", "layer_count_keys", "per_layer_lists", "text_path"]
+__all__ = ["layer_count", "layer_count_keys", "module_count_keys", "per_layer_lists", "text_path"]
 
 Path = tuple[str, ...]
 
@@ -73,6 +73,24 @@ def layer_count_keys(config: Mapping[str, Any]) -> tuple[Path, ...]:
     if inner:  # Qwen2-VL repeats the language model's numbers at the top
         paths += [(n,) for n in names if n in config and config[n] == own.get(n)]
     return tuple(paths)
+
+
+def module_count_keys(config: Mapping[str, Any], module: str, layers: int) -> tuple[Path, ...]:
+    """Paths into the config that hold the number of layers of an encoder or a tower.
+
+    module: ``encoder``, or a tower such as ``vision_tower``. Empty where the config does not
+    say that it has `layers` of them.
+    """
+    inner: Path = () if module == "encoder" else (f"{module.removesuffix('_tower')}_config",)
+    if module == "encoder" and isinstance(config.get("encoder"), Mapping):
+        inner = ("encoder",)
+    own = _at(config, inner)
+    if not isinstance(own, Mapping):
+        return ()
+    names = [key for key in _COUNTS if key in own and own[key] == layers]
+    if names and inner == () and _is_count(own.get("encoder_layers")):
+        return tuple((name,) for name in names if own["encoder_layers"] == layers)
+    return tuple((*inner, name) for name in names)
 
 
 def layer_count(config: Mapping[str, Any]) -> int | None:

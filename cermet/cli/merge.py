@@ -55,6 +55,8 @@ def merge(
     def planned(plan: Plan) -> None:
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}", err=True)
+        for note in plan.notes:
+            typer.echo(f"note: {note}", err=True)
         bar.start(plan.bytes_written(), len(plan.tasks))
 
     try:

@@ -59,6 +59,8 @@ def _print(found: dict[str, Any]) -> None:
     console = Console()
     for warning in found["warnings"]:
         console.print(f"warning: {warning}", markup=False)
+    for note in found["notes"]:
+        typer.echo(f"note: {note}")
     models = Table("model", "tensors", "size", "files", box=None, pad_edge=False)
     for m in (*found["models"], *found["statistics"]):
         models.add_row(m["name"], str(m["tensors"]), decimal(m["bytes"]), str(m["files"]))

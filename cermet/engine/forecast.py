@@ -54,6 +54,7 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
         "threads": threads,
         "seconds": sum(map(_cost, plan.tasks)) / _BYTES_PER_SECOND / threads,
         "warnings": list(plan.warnings),
+        "notes": list(plan.notes),
     }
 
 

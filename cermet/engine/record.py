@@ -116,6 +116,7 @@ def record_of(
             "resumed_pieces": finished.resumed_pieces,
         },
         "warnings": list(plan.warnings),
+        "fitting": list(plan.notes),
         "files": sorted(files),
         "tensors": tensors,
         "parts": parts_record(finished),

@@ -58,7 +58,7 @@ def _slots(task: Task, labels: Sequence[str]) -> Iterator[PartSlot]:
 
 def labels_of(plan: Plan) -> tuple[str, ...]:
     """Short names of the experts, each different; none where the method leaves no parts."""
-    merged = [task for task in plan.tasks if task.method is not None]
+    merged = [task for task in plan.tasks if task.method is plan.method]
     if not plan.method.parts or not merged:
         return ()
     found: list[str] = []
@@ -80,7 +80,7 @@ def _short(model: ModelRef) -> str:
 
 def check_assembly(plan: Plan, document: Document) -> None:
     """Refuse an assembly whose experts are not the same for every tensor."""
-    merged = [task for task in plan.tasks if task.method is not None]
+    merged = [task for task in plan.tasks if task.method is plan.method]
     if not plan.method.parts or not merged:
         return
     experts = [named.model for named in merged[0].sources]
@@ -89,5 +89,6 @@ def check_assembly(plan: Plan, document: Document) -> None:
             raise RecipeError(
                 f"{document.at(('slices',))}: '{plan.method.name}' keeps a part for each expert, "
                 f"so every tensor needs the same experts in the same order; '{task.name}' has "
-                f"others than '{merged[0].name}'. List them under models."
+                f"others than '{merged[0].name}'. List them under models, and keep what not all "
+                "of them have."
             )

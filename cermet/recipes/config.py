@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cermet.anatomy import Anatomy, layer_count_keys, per_layer_lists
+from cermet.anatomy import (
+    Anatomy,
+    Modules,
+    layer_count_keys,
+    module_count_keys,
+    per_layer_lists,
+    text_path,
+)
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError
 from cermet.core.types import Role
@@ -40,6 +47,7 @@ def output_config(
     donor: Opened,
     tasks: Sequence[Task],
     dtype: str | None,
+    modules: Modules,
 ) -> dict[str, Any]:
     """The donor's config with the fields that the output changes; empty where it has none."""
     config: dict[str, Any] = copy.deepcopy(dict(donor.checkpoint.config))
@@ -50,9 +58,37 @@ def output_config(
     heads = {t.name for t in tasks if t.place.role == Role.HEAD and not t.place.bias}
     if any(name in heads for group in donor.anatomy.ties for name in group[1:]):
         _untie(config)  # a head that all models tie is not written
-    if recipe.slices is not None:
-        _restack(config, recipe.slices, models, donor)
+    for block in recipe.blocks():
+        if block.slices is None:
+            continue
+        module = modules.named(block.module) if block.module is not None else modules.main
+        if module in (None, modules.main):
+            _restack(config, block.slices, models, donor)
+        else:
+            _recount(config, block.slices, str(module), modules, donor)
     return config
+
+
+def _recount(
+    config: dict[str, Any], parts: Sequence[Slice], module: str, modules: Modules, donor: Opened
+) -> None:
+    """Correct the number of layers of an encoder or a tower."""
+    (stack,) = modules.stacks[module]
+    paths = module_count_keys(config, module, donor.anatomy.stacks[stack])
+    if not paths:
+        raise MismatchError(
+            f"The config of '{donor.reference}' does not say how many layers its {module} has, so "
+            "that it cannot be sliced."
+        )
+    if ("num_layers",) in paths and config.get("num_decoder_layers") is None:
+        config["num_decoder_layers"] = config["num_layers"]  # T5's decoder follows its encoder
+    for path in paths:
+        _put(config, path, _length(parts))
+
+
+def _length(parts: Sequence[Slice]) -> int:
+    ranges = [part.sources[0].layer_range or (0, 0) for part in parts]
+    return sum(stop - start for start, stop in ranges)
 
 
 def _restack(
@@ -62,11 +98,12 @@ def _restack(
     donor: Opened,
 ) -> None:
     """Correct the number of layers, and the lists that have an entry for each layer."""
-    ranges = [part.sources[0].layer_range or (0, 0) for part in parts]
     for path in per_layer_lists(config, donor.depth):
-        _put(config, path, [e for part in parts for e in _entries(part, path, models)])
+        inner = text_path(config)
+        own = path[len(inner) :] if path[: len(inner)] == inner else path
+        _put(config, path, [e for part in parts for e in _entries(part, own, models)])
     for path in layer_count_keys(config):
-        _put(config, path, sum(stop - start for start, stop in ranges))
+        _put(config, path, _length(parts))
 
 
 def _entries(part: Slice, path: tuple[str, ...], models: Mapping[ModelRef, Opened]) -> list[Any]:
@@ -74,7 +111,7 @@ def _entries(part: Slice, path: tuple[str, ...], models: Mapping[ModelRef, Opene
     source = part.sources[0]
     start, stop = source.layer_range or (0, 0)
     found: Any = models[source.model].checkpoint.config
-    for step in path:
+    for step in (*text_path(found), *path):
         found = found.get(step) if isinstance(found, Mapping) else None
     if not isinstance(found, list) or len(found) < stop:
         raise MismatchError(

@@ -44,13 +44,14 @@ def _levels(recipe: Recipe) -> Iterator[tuple[Where, bool]]:
     """Where statistics may stand, and whether they belong to one model there."""
     if recipe.needs:
         yield ("needs",), False
-    for i, source in enumerate(recipe.models or ()):
-        if source.needs:
-            yield ("models", i, "needs"), True
-    for i, part in enumerate(recipe.slices or ()):
-        for j, source in enumerate(part.sources):
+    for block in recipe.blocks():
+        for i, source in enumerate(block.models or ()):
             if source.needs:
-                yield ("slices", i, "sources", j, "needs"), True
+                yield (*block.where, "models", i, "needs"), True
+        for i, part in enumerate(block.slices or ()):
+            for j, source in enumerate(part.sources):
+                if source.needs:
+                    yield (*block.where, "slices", i, "sources", j, "needs"), True
 
 
 def _check_level(document: Document, method: Method, where: Where, *, per_model: bool) -> None:

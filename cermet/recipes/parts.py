@@ -11,7 +11,7 @@ from cermet.core.registry import Method
 from cermet.recipes.document import Document, Where
 from cermet.recipes.needs import check_needs
 from cermet.recipes.pipeline import method_of, steps_of
-from cermet.recipes.schema import ModelRef, Recipe, Settings, Source
+from cermet.recipes.schema import Block, ModelRef, Recipe, Settings, Source
 from cermet.recipes.settings import Scope, check_names, check_values
 
 __all__ = ["Part", "all_scopes", "check_recipe", "parts_of", "settings_of"]
@@ -24,8 +24,9 @@ class Part:
     sources: tuple[Source, ...]
     wheres: tuple[Where, ...]
     base: ModelRef | None
-    scopes: tuple[Scope, ...]  # shared: slice, then recipe
+    scopes: tuple[Scope, ...]  # shared: slice, then module, then recipe
     where: Where
+    module: str | None = None  # as the recipe calls it
 
 
 def check_recipe(
@@ -73,39 +74,50 @@ def all_scopes(recipe: Recipe, method: Method) -> Iterator[tuple[Scope, Method, 
     for step, own in steps_of(recipe, method):
         for scope in own:
             yield scope, step, False
-    for i, source in enumerate(recipe.models or ()):
-        yield Scope(settings_of(source.parameters), ("models", i, "parameters")), method, True
-    for i, part in enumerate(recipe.slices or ()):
-        yield Scope(settings_of(part.parameters), ("slices", i, "parameters")), method, False
-        for j, source in enumerate(part.sources):
-            where: Where = ("slices", i, "sources", j, "parameters")
+    for block in recipe.blocks():
+        at = block.where
+        if block.module is not None:
+            yield Scope(settings_of(block.parameters), (*at, "parameters")), method, False
+        for i, source in enumerate(block.models or ()):
+            where: Where = (*at, "models", i, "parameters")
             yield Scope(settings_of(source.parameters), where), method, True
+        for i, part in enumerate(block.slices or ()):
+            where = (*at, "slices", i, "parameters")
+            yield Scope(settings_of(part.parameters), where), method, False
+            for j, source in enumerate(part.sources):
+                where = (*at, "slices", i, "sources", j, "parameters")
+                yield Scope(settings_of(source.parameters), where), method, True
 
 
 def parts_of(recipe: Recipe) -> list[Part]:
-    """The slices of a recipe; one part where it lists models, its base appended."""
+    """The slices of a recipe or module; one part where it lists models, its base appended."""
     top = Scope(settings_of(recipe.parameters), ("parameters",))
-    if recipe.models is not None:
-        sources = list(recipe.models)
-        base = recipe.base_model
-        wheres: list[Where] = [("models", i) for i in range(len(sources))]
+    return [part for block in recipe.blocks() for part in _parts(block, top)]
+
+
+def _parts(block: Block, top: Scope) -> Iterator[Part]:
+    scopes: tuple[Scope, ...] = (top,)
+    if block.module is not None:
+        scopes = (Scope(settings_of(block.parameters), (*block.where, "parameters")), top)
+    if block.models is not None:
+        sources = list(block.models)
+        base = block.base
+        wheres: list[Where] = [(*block.where, "models", i) for i in range(len(sources))]
         if base is not None and all(s.model != base for s in sources):
             sources.append(Source(model=base))
-            wheres.append(("base_model",))
-        return [Part(tuple(sources), tuple(wheres), base, (top,), ("models",))]
-    parts = []
-    for i, part in enumerate(recipe.slices or ()):
-        own = Scope(settings_of(part.parameters), ("slices", i, "parameters"))
-        parts.append(
-            Part(
-                tuple(part.sources),
-                tuple(("slices", i, "sources", j) for j in range(len(part.sources))),
-                part.base_model or recipe.base_model,
-                (own, top),
-                ("slices", i),
-            )
+            wheres.append((*block.where, "base_model"))
+        where = (*block.where, "models")
+        yield Part(tuple(sources), tuple(wheres), base, scopes, where, block.module)
+    for i, part in enumerate(block.slices or ()):
+        at: Where = (*block.where, "slices", i)
+        yield Part(
+            tuple(part.sources),
+            tuple((*at, "sources", j) for j in range(len(part.sources))),
+            part.base_model or block.base,
+            (Scope(settings_of(part.parameters), (*at, "parameters")), *scopes),
+            at,
+            block.module,
         )
-    return parts
 
 
 def _check_part(part: Part, method: Method, document: Document) -> None:
@@ -115,7 +127,7 @@ def _check_part(part: Part, method: Method, document: Document) -> None:
     if method.base in ("required", "first") and part.base is None:
         raise RecipeError(f"{place}: '{method.name}' needs a base_model.")
     uses_base = method.base != "none" and part.base is not None
-    if uses_base and part.where[0] == "slices" and part.base not in listed:
+    if uses_base and "slices" in part.where and part.base not in listed:
         raise RecipeError(
             f"{place}: the base_model '{part.base}' is not among the sources of this slice; list "
             "it with its layer_range."

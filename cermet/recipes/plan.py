@@ -94,6 +94,7 @@ class Plan:
         and the other, which must hold the same.
     statistics: the files of statistics, as the recipe names them.
     vocabulary: what happens to the tokens, where the recipe says it.
+    notes: what of the models is merged with what, and what is kept of one of them, in sentences.
     """
 
     recipe: Recipe
@@ -108,6 +109,7 @@ class Plan:
     copies: tuple[tuple[Named, Named], ...] = ()
     statistics: tuple[str, ...] = ()
     vocabulary: Outcome | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

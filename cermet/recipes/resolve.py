@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
-from cermet.anatomy import Anatomy, survey, token_tensors
+from cermet.anatomy import token_tensors
 from cermet.checkpoints.dtypes import FLOATS, dtype_named
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError, RecipeError
@@ -15,6 +16,8 @@ from cermet.core.types import Place, Role
 from cermet.recipes.assembly import check_assembly
 from cermet.recipes.config import Opened, output_config
 from cermet.recipes.document import Document
+from cermet.recipes.fitting import fit
+from cermet.recipes.keeping import Keeping
 from cermet.recipes.needs import Statistics
 from cermet.recipes.numbers import Numbers
 from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of
@@ -37,108 +40,151 @@ class _Resolver:
         self.models = tuple(recipe.references())
         self.checkpoints = tuple(opener(m) for m in self.models)
         self.index = {m: i for i, m in enumerate(self.models)}
-        self.anatomies = [
-            survey({n: t.shape for n, t in c.tensors.items()}, c.config) for c in self.checkpoints
-        ]
-        self.layers = [_by_layer(anatomy) for anatomy in self.anatomies]
-        self.layered = [{n for names in layer.values() for n in names} for layer in self.layers]
+        self.fitting = fit(recipe, self.models, self.checkpoints)
+        self.fitted = self.fitting.models
+        self.keeping = Keeping(recipe, document, self.fitting, self.models)
+        self.anatomies = [fitted.anatomy for fitted in self.fitted]
         self.copies: list[tuple[Named, Named]] = []
         self.numbers = Numbers(recipe, document, method)
         self.statistics = Statistics(recipe, document, method, opener, len(self.models))
         named = dtype_named(recipe.dtype) if recipe.dtype else None
         self.compute = named
         self.out = dtype_named(recipe.out_dtype) if recipe.out_dtype else named
-        donor = recipe.base_model or self.models[0]
-        self.donor = self.index[donor]
+        self.donor = self.fitting.anchor
 
     # -- which tensors --------------------------------------------------------
 
     def tasks(self) -> list[Task]:
         parts = parts_of(self.recipe)
-        if self.recipe.models is not None:
-            self._same_depth(parts[0])
-            tasks = list(self._whole(parts[0]))
-        else:
-            tasks = list(self._stacked(parts))
+        self.keeping.check_modules(parts)
+        tasks: list[Task] = []
+        for _, group in groupby(parts, key=lambda part: part.module):
+            own = list(group)
+            sliced = own[0].sources[0].layer_range is not None
+            tasks += self._stacked(own) if sliced else self._whole(own[0])
+        tasks += self._unlisted(parts)
         if not tasks:
             raise MismatchError(f"{self.document.origin}: the models hold no tensors.")
         check_whole(self.recipe, self.document, self.method, tasks)
         return tasks
 
+    def _unlisted(self, parts: Sequence[Part]) -> Iterator[Task]:
+        """The tensors of the modules that a recipe does not list, as the anchor has them."""
+        modules = {self.keeping.module(part) for part in parts}
+        if None not in modules:
+            for name, place in self.anatomies[self.donor].places.items():
+                tied = place.role == Role.HEAD and self.fitting.original(self.donor, name)
+                if self.fitting.module_of(name) not in modules and not tied:
+                    yield self._kept(name, place)
+
     def _template(self, part: Part) -> int:
         """The model of a part that says which tensors there are."""
+        if any(self.fitted[self.index[s.model]].partial for s in part.sources):
+            return self.donor
         named = part.base if part.base is not None else part.sources[0].model
         if all(s.model != named for s in part.sources):
             named = part.sources[0].model
         return self.index[named]
 
-    def _depth(self, model: int) -> int:
-        anatomy = self.anatomies[model]
-        return anatomy.stacks[anatomy.main] if anatomy.main is not None else 0
-
     def _same_depth(self, part: Part) -> None:
-        template = self._template(part)
+        template, stack = self._template(part), self.keeping.stack(part)
+        layers = self.fitting.depth(template, stack)
         for source in part.sources:
-            other = self.index[source.model]
-            if self._depth(other) != self._depth(template):
+            depth = self.fitting.depth(self.index[source.model], stack)
+            if depth not in (0, layers):  # what has none is told by what it lacks
                 raise MismatchError(
-                    f"'{source.model}' has {self._depth(other)} layers, "
-                    f"'{self.models[template]}' has {self._depth(template)}; use slices to choose "
-                    "layers."
+                    f"'{source.model}' has {depth} layers, '{self.models[template]}' has "
+                    f"{layers}; use slices to choose layers."
                 )
 
     def _whole(self, part: Part) -> Iterator[Task]:
+        self.keeping.check_holders(part, self.index)
+        self._same_depth(part)
         template = self._template(part)
         for name, place in self._places(part, template).items():
-            sources = [(s, name) for s in part.sources]
-            yield self._task(name, place, part, template, sources, _relative(place))
+            yield self._one(name, place, part, template, _relative(place))
+
+    def _one(self, name: str, place: Place, part: Part, template: int, t: float) -> Task:
+        """A tensor that has the same name in all sources: merged over those that have it, or kept.
+
+        It is kept where the recipe says so, where a base that is subtracted lacks it, where a
+        method without a base would be given only some of its models, or too few with one.
+        """
+        holders = [s for s in part.sources if self._holds(s, name)]
+        based = self.method.base != "none" and part.base is not None
+        lacking = len(holders) < len(part.sources)
+        experts = sum(not (based and s.model == part.base) for s in holders)
+        base = not based or any(s.model == part.base for s in holders)
+        few = lacking and (not based or not base or experts < self.method.models[0])
+        if self.keeping.wanted(name, place) or few:
+            return self._kept(name, place)
+        self.keeping.without(name, [s.model for s in part.sources if s not in holders])
+        return self._task(name, place, part, template, [(s, name) for s in holders], t)
+
+    def _holds(self, source: Source, name: str) -> bool:
+        """Whether a source has a tensor; one that may not lack any is refused later if it does."""
+        refs = [source.model, *([source.delta_of] if source.delta_of is not None else [])]
+        partial = [self.index[ref] for ref in refs if self.fitted[self.index[ref]].partial]
+        return all(self.fitting.alias(model, name) is not None for model in partial)
+
+    def _kept(self, name: str, place: Place) -> Task:
+        stored = self.fitting.alias(self.donor, name)
+        if stored is None:
+            raise MismatchError(
+                f"'{self.models[self.donor]}' has no tensor '{name}', which is to be kept."
+            )
+        info = self.fitted[self.donor].tensors[stored]
+        dtype = info.dtype if self.fitting.buffer(self.donor, stored) else self.out or info.dtype
+        return self.keeping.task(name, stored, place, dtype)
 
     def _places(self, part: Part, template: int) -> dict[str, Place]:
         """The tensors of a part and their places; of those that all models tie only the first."""
+        module = self.keeping.module(part)
         found = dict(self.anatomies[template].places)
         for source in part.sources:
             model = self.index[source.model]
             for name in self._added(template, model, part):
-                found.setdefault(name, self.anatomies[model].places[name])
-        return {n: p for n, p in found.items() if not self._all_tie(part, template, n, p)}
+                place = self.anatomies[model].places[name]
+                if not self.keeping.wanted(name, place):
+                    found.setdefault(name, place)
+        own = {n: p for n, p in found.items() if module in (None, self.fitting.module_of(n))}
+        return {n: p for n, p in own.items() if not self._all_tie(part, template, n, p)}
 
     def _all_tie(self, part: Part, template: int, name: str, place: Place) -> bool:
         """Whether a tensor is, in every model that stores it, a copy of one that it is tied to."""
         is_head = place.role == Role.HEAD and not place.bias
-        if self._original(template, name) is None or (
-            name in self.checkpoints[template].tensors and not is_head
+        if self.fitting.original(template, name) is None or (
+            name in self.fitted[template].tensors and not is_head
         ):
             return False
-        copies = []
+        copies, stored = [], self.fitting.stored
         for model in dict.fromkeys(self.index[s.model] for s in part.sources):
-            if name in self.checkpoints[model].tensors:
-                original = self._original(model, name)
+            if name in self.fitted[model].tensors:
+                original = self.fitting.original(model, name)
                 if original is None:
                     return False
-                copies.append((Named(model, original), Named(model, name)))
+                copies.append((stored(model, original), stored(model, name)))
         self.copies += copies
         return True
 
-    def _original(self, model: int, name: str) -> str | None:
-        """The stored tensor that a model says `name` is tied to, if it is another."""
-        groups = (g for g in self.anatomies[model].ties if name in g[1:])
-        return next((group[0] for group in groups), None)
-
     def _added(self, template: int, model: int, part: Part) -> list[str]:
         """Tensors that a model stores and the template does not: only a tied one may be."""
-        known = self.checkpoints[template].tensors
+        known = self.fitted[template].tensors
         sliced = part.sources[0].layer_range is not None
+        stack, module = self.keeping.stack(part), self.keeping.module(part)
         added = []
-        for name, info in self.checkpoints[model].tensors.items():
-            if name in known or self._buffer(model, name):
+        for name, info in self.fitted[model].tensors.items():
+            if name in known or self.fitting.buffer(model, name):
                 continue
-            if sliced and name in self.layered[model]:
+            if sliced and self.anatomies[model].places[name].stack == stack:
                 continue  # looked at where a slice asks for its layer
-            if self._alias(template, name) is None:
+            if module not in (None, self.fitting.module_of(name)):
+                continue
+            if self.fitting.alias(template, name) is None:
                 raise MismatchError(
-                    f"Tensor '{name}' {list(info.shape)} of '{self.models[model]}' has no "
-                    f"counterpart in '{self.models[template]}'; the models must have the same "
-                    "architecture."
+                    f"Tensor '{self.fitted[model].own[name]}' {list(info.shape)} of "
+                    f"'{self.models[model]}' has no counterpart in '{self.models[template]}'; the "
+                    "models must have the same architecture."
                 )
             added.append(name)
         return added
@@ -162,12 +208,12 @@ class _Resolver:
 
     def _ranges(self, part: Part) -> tuple[int, int]:
         """The layers of the first source, once those of every source are found to fit."""
-        first = part.sources[0].layer_range
+        first, stack = part.sources[0].layer_range, self.keeping.stack(part)
         assert first is not None
         for source, where in zip(part.sources, part.wheres, strict=True):
             assert source.layer_range is not None
             start, stop = source.layer_range
-            layers = self._depth(self.index[source.model])
+            layers = self.fitting.depth(self.index[source.model], stack)
             place = self.document.at((*where, "layer_range"))
             if not 0 <= start < stop <= layers:
                 raise RecipeError(
@@ -182,20 +228,21 @@ class _Resolver:
         return first
 
     def _outside(self, part: Part, position: str) -> Iterator[Task]:
-        template = self._template(part)
+        self.keeping.check_holders(part, self.index)
+        template, stack = self._template(part), self.keeping.stack(part)
         for name, place in self._places(part, template).items():
-            inside_main = name in self.layered[template]
+            inside = place.layer is not None and place.stack == stack
             here = "before" if place.layer is not None else place.position
-            if not inside_main and here == position:
-                sources = [(s, name) for s in part.sources]
-                yield self._task(name, place, part, template, sources, 0.0)
+            if not inside and here == position:
+                yield self._one(name, place, part, template, 0.0)
 
     def _layer(self, part: Part, offset: int, layer: int, total: int, t: float) -> Iterator[Task]:
         template = self._template(part)
+        own = next((s for s in part.sources if self.index[s.model] == template), part.sources[0])
+        template, stack = self.index[own.model], self.keeping.stack(part)
         anatomy = self.anatomies[template]
-        own = next(s for s in part.sources if self.index[s.model] == template)
         assert own.layer_range is not None
-        names = self.layers[template].get(own.layer_range[0] + offset, [])
+        names = self.fitting.layers(template, stack).get(own.layer_range[0] + offset, [])
         self._same_tensors(part, template, names, offset)
         for name in names:
             place = anatomy.places[name]
@@ -205,6 +252,11 @@ class _Resolver:
                 sources.append((source, anatomy.at_layer(name, source.layer_range[0] + offset)))
             out = anatomy.at_layer(name, layer)
             moved = replace(place, name=out, layer=layer, layers=total)
+            if self.keeping.wanted(name, place):
+                raise RecipeError(
+                    f"{self.document.at(('keep',))}: '{out}' stands in layers that are sliced, so "
+                    "it cannot be kept; give these slices one source."
+                )
             yield self._task(out, moved, part, template, sources, t)
 
     def _same_tensors(self, part: Part, template: int, names: Sequence[str], offset: int) -> None:
@@ -213,8 +265,8 @@ class _Resolver:
             assert source.layer_range is not None
             model, layer = self.index[source.model], source.layer_range[0] + offset
             known = {self.anatomies[template].at_layer(name, layer) for name in names}
-            for name in self.layers[model].get(layer, []):
-                if name not in known and not self._buffer(model, name):
+            for name in self.fitting.layers(model, self.keeping.stack(part)).get(layer, []):
+                if name not in known and not self.fitting.buffer(model, name):
                     raise MismatchError(
                         f"Tensor '{name}' of '{source.model}' has no counterpart in the layer of "
                         f"'{self.models[template]}' that it is merged with; the layers must have "
@@ -223,34 +275,20 @@ class _Resolver:
 
     # -- one tensor -----------------------------------------------------------
 
-    def _buffer(self, model: int, name: str) -> bool:
-        info = self.checkpoints[model].tensors[name]
-        place = self.anatomies[model].places[name]
-        return info.dtype not in FLOATS or place.role == Role.BUFFER
-
-    def _alias(self, model: int, name: str) -> str | None:
-        """The name under which a model stores a tensor that it ties, if it does."""
-        tensors = self.checkpoints[model].tensors
-        if name in tensors:
-            return name
-        for group in self.anatomies[model].ties:
-            if name in group:
-                return next((other for other in group if other in tensors), None)
-        return None
-
     def _named(self, ref: ModelRef, name: str, shape: tuple[int, ...], template: ModelRef) -> Named:
         model = self.index[ref]
-        stored = self._alias(model, name)
+        stored = self.fitting.alias(model, name)
         if stored is None:
             raise MismatchError(
                 f"'{ref}' has no tensor '{name}'; the models must have the same architecture."
             )
-        info = self.checkpoints[model].tensors[stored]
+        info = self.fitted[model].tensors[stored]
         if info.shape != shape:
             extra = ""
             tokens = token_tensors(self.anatomies[model])
             if tokens is not None and stored in tokens.names and info.shape[1:] == shape[1:]:
                 extra = f" {self.differ(template, ref)}"
+            extra += self.keeping.advice(stored, self.anatomies[model].places[stored])
             raise MismatchError(
                 f"Tensor '{name}' is {list(info.shape)} in '{ref}' but {list(shape)} in the "
                 f"others; their shapes must be equal.{extra}"
@@ -260,7 +298,7 @@ class _Resolver:
                 f"Tensor '{name}' is {info.dtype} in '{ref}', which is no dtype of weights; a "
                 "quantised model must be dequantised first."
             )
-        return Named(model, stored)
+        return self.fitting.stored(model, stored)
 
     def _task(
         self,
@@ -273,15 +311,15 @@ class _Resolver:
     ) -> Task:
         ref = self.models[template]
         own = next((n for s, n in sources if s.model == ref), name)
-        stored = self._alias(template, own)
+        stored = self.fitting.alias(template, own)
         if stored is None:
             raise MismatchError(f"'{ref}' has no tensor '{own}'.")
-        info = self.checkpoints[template].tensors[stored]
-        if self._buffer(template, stored):
+        info = self.fitted[template].tensors[stored]
+        if self.fitting.buffer(template, stored):
             held = [
-                Named(self.index[s.model], n)
+                self.fitting.stored(self.index[s.model], n)
                 for s, n in sources
-                if n in self.checkpoints[self.index[s.model]].tensors
+                if n in self.fitted[self.index[s.model]].tensors
             ]
             for other in held:
                 if self.checkpoints[other.model].tensors[other.tensor].shape != info.shape:
@@ -323,15 +361,6 @@ class _Resolver:
         return plain and out == stored and self.compute in (None, stored)
 
 
-def _by_layer(anatomy: Anatomy) -> dict[int, list[str]]:
-    """The tensors of each layer of the stack that recipes slice."""
-    found: dict[int, list[str]] = {}
-    for name, place in anatomy.places.items():
-        if place.layer is not None and place.stack == anatomy.main:
-            found.setdefault(place.layer, []).append(name)
-    return found
-
-
 def _relative(place: Place) -> float:
     """Depth at which a gradient is read: by layer; at the first value outside of layers."""
     if place.layer is None:
@@ -350,7 +379,9 @@ def resolve(
     method, warnings = check_recipe(recipe, document, compat=compat)
     resolver = _Resolver(recipe, document, method, opener, differ)
     tasks = resolver.tasks()
-    names = {name for task in tasks for name in (task.name, *(n.tensor for n in task.inputs()))}
+    spelled = resolver.fitting.spelled()
+    read = (spelled.get(n, n.tensor) for task in tasks for n in task.inputs())
+    names = {*(task.name for task in tasks), *read}
     scopes = [scope for scope, _, _ in all_scopes(recipe, method)]
     for sentence in unmatched_filters(document, scopes, names):
         if not compat:
@@ -365,12 +396,13 @@ def resolve(
         models=resolver.models,
         checkpoints=(*resolver.checkpoints, *resolver.statistics.checkpoints),
         tasks=tuple(tasks),
-        config=output_config(recipe, known, donor, tasks, resolver.out),
+        config=output_config(recipe, known, donor, tasks, resolver.out, resolver.fitting.modules),
         donor=resolver.donor,
         compute_dtype=resolver.compute,
         copies=tuple(dict.fromkeys(resolver.copies)),
         statistics=tuple(resolver.statistics.paths),
         warnings=tuple(warnings),
+        notes=(*resolver.fitting.notes, *resolver.keeping.notes()),
     )
     check_assembly(plan, document)
     return plan

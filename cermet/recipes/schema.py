@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,7 +22,9 @@ from cermet.recipes.document import Document, Where
 
 __all__ = [
     "VERSION",
+    "Block",
     "ModelRef",
+    "Module",
     "Recipe",
     "Settings",
     "Slice",
@@ -209,6 +212,43 @@ class Vocabulary(_Strict):
     pad_to_multiple_of: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
 
 
+class Module(_Strict):
+    """What is done with one module of the output, such as the language part."""
+
+    models: list[Source] | None = Field(default=None, min_length=1)
+    slices: list[Slice] | None = Field(default=None, min_length=1)
+    base_model: Model | None = None
+    parameters: Settings | None = None
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Module:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("a module has exactly one of 'models' and 'slices'")
+        _without_ranges(self.models)
+        return self
+
+
+def _without_ranges(models: list[Source] | None) -> None:
+    if any(source.layer_range is not None for source in models or ()):
+        raise ValueError("layer_range belongs to the sources of 'slices', not to 'models'")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The models or slices of a recipe, or of one of its modules; `where` it stands."""
+
+    where: tuple[str, ...]
+    models: list[Source] | None
+    slices: list[Slice] | None
+    base: ModelRef | None
+    parameters: Settings | None
+    module: str | None
+
+    def sources(self) -> list[Source]:
+        """Every source, in order."""
+        return list(self.models or [s for part in self.slices or [] for s in part.sources])
+
+
 class Step(_Strict):
     """One step of a pipeline: a transform or a method, with its parameters."""
 
@@ -237,6 +277,8 @@ class Recipe(_Strict):
     )
     models: list[Source] | None = Field(default=None, min_length=1)
     slices: list[Slice] | None = Field(default=None, min_length=1)
+    modules: dict[str, Module] | None = Field(default=None, min_length=1)
+    keep: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1)
     base_model: Model | None = None
     parameters: Settings | None = None
     needs: Files | None = None
@@ -251,11 +293,9 @@ class Recipe(_Strict):
     def _one_shape(self) -> Recipe:
         if self.merge_method is None and self.pipeline is None:
             raise ValueError("'merge_method' is missing (or 'pipeline', with steps)")
-        if (self.models is None) == (self.slices is None):
-            raise ValueError("a recipe has exactly one of 'models' and 'slices'")
-        for source in self.models or ():
-            if source.layer_range is not None:
-                raise ValueError("layer_range belongs to the sources of 'slices', not to 'models'")
+        if [self.models, self.slices, self.modules].count(None) != 2:
+            raise ValueError("a recipe has exactly one of 'models', 'slices' and 'modules'")
+        _without_ranges(self.models)
         return self
 
     @property
@@ -265,19 +305,28 @@ class Recipe(_Strict):
             return Vocabulary(source=self.tokenizer_source)
         return self.tokenizer
 
+    def blocks(self) -> list[Block]:
+        """The models or slices, module by module where the recipe has modules."""
+        if self.modules is None:
+            return [Block((), self.models, self.slices, self.base_model, None, None)]
+        return [
+            Block(("modules", name), m.models, m.slices, m.base_model or self.base_model,
+                  m.parameters, name)
+            for name, m in self.modules.items()
+        ]  # fmt: skip
+
     def references(self) -> list[ModelRef]:
         """Every model that is named, once, in the order of the recipe."""
-        sources = list(self.models or [s for part in self.slices or [] for s in part.sources])
-        bases = [self.base_model, *(part.base_model for part in self.slices or [])]
+        blocks = self.blocks()
+        sources = [s for block in blocks for s in block.sources()]
+        bases = [self.base_model, *(block.base for block in blocks)]
+        bases += [part.base_model for block in blocks for part in block.slices or []]
         named = [s.model for s in sources]
         named += [s.delta_of for s in sources if s.delta_of is not None]
         named += [base for base in bases if base is not None]
         return list(dict.fromkeys(named))
 
 
-_LATER = {
-    "modules": "recipes with 'modules' are not supported yet; merge each module by itself",
-}
 _IGNORED_KEYS = {"residual_weight"}  # mergekit reads it and does nothing with it
 
 
@@ -294,9 +343,6 @@ def parse_recipe(document: Document, *, compat: bool = False) -> tuple[Recipe, l
         if one in data and other in data:
             place = document.at((other,))
             raise RecipeError(f"{place}: a recipe has '{one}' or '{other}', not both.")
-    for key, reason in _LATER.items():
-        if key in data:
-            raise RecipeError(f"{document.at((key,))}: {reason}.")
     warnings: list[str] = []
     while True:
         try:
@@ -325,6 +371,7 @@ _KEYS = {
     "sources": list(Source.model_fields),
     "models": list(Source.model_fields),
     "tokenizer": list(Vocabulary.model_fields),
+    "modules": list(Module.model_fields),
 }
 _TOKEN_KEYS = {4: list(TokenRule.model_fields), 5: list(TokenRow.model_fields)}
 
@@ -336,6 +383,7 @@ def _explain(document: Document, problems: Sequence[Any]) -> str:
     place = document.at(where)
     if problem["type"] == "extra_forbidden":
         shelf = next((str(s) for s in reversed(where[:-1]) if isinstance(s, str)), "")
+        shelf = "modules" if where[:1] == ("modules",) and len(where) == 3 else shelf
         known = _KEYS.get(shelf, [])
         if where[:2] == ("tokenizer", "tokens"):  # then the token, its rule, its source
             known = _TOKEN_KEYS.get(len(where), [])

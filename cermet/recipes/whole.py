@@ -8,7 +8,7 @@ from itertools import pairwise
 from cermet.core.errors import RecipeError
 from cermet.core.registry import Method
 from cermet.recipes.document import Document, Where
-from cermet.recipes.parts import all_scopes
+from cermet.recipes.parts import all_scopes, parts_of
 from cermet.recipes.plan import Task
 from cermet.recipes.schema import Recipe
 
@@ -19,7 +19,7 @@ def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Seque
     """Refuse what varies from tensor to tensor where the method looks at all of them."""
     if not method.whole:
         return
-    merged = [t for t in tasks if t.method is not None]
+    merged = [t for t in tasks if t.method is method]
     spelled = {p.argument: name for name, p in method.parameters.items()}
     for first, task in pairwise(merged):
         if len(task.sources) != len(first.sources):
@@ -40,11 +40,10 @@ def check_whole(recipe: Recipe, document: Document, method: Method, tasks: Seque
 
 
 def _other_slice(recipe: Recipe) -> Where:
-    """The first slice with another number of sources than the one before it."""
-    for i, (one, other) in enumerate(pairwise(recipe.slices or ()), start=1):
-        if len(one.sources) != len(other.sources):
-            return ("slices", i)
-    return ("slices",)
+    """The first slice or module with another number of sources than the one before it."""
+    parts = parts_of(recipe)
+    differs = (b.where for a, b in pairwise(parts) if len(a.sources) != len(b.sources))
+    return next(differs, parts[0].where)
 
 
 def _varying(recipe: Recipe, method: Method, name: str) -> Where:

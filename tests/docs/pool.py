@@ -33,6 +33,14 @@ _CONFIG: Mapping[str, Any] = {
     "tie_word_embeddings": False,
     "torch_dtype": "float32",
 }
+_EYES = 8
+_VLM: Mapping[str, Any] = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "text_config": _CONFIG,
+    "vision_config": {"hidden_size": _EYES, "num_hidden_layers": 2},
+    "tie_word_embeddings": False,
+}
 
 
 def make_minilm(folder: Path) -> None:
@@ -54,7 +62,8 @@ def make_minilm(folder: Path) -> None:
 def make_models(folder: Path) -> None:
     """A base, three models tuned from it, one in .bin form, an adapter, and statistics.
 
-    Beside them two models with tokenizers: plain, and chatml with two tokens more.
+    Beside them two models with tokenizers: plain, and chatml with two tokens more; and models that
+    see: two whose language part was tuned from the base, and one of another form.
     """
     base = _weights(0)
     for seed, name in enumerate(("base", "math", "code", "chat")):
@@ -62,6 +71,16 @@ def make_models(folder: Path) -> None:
         _save(folder / "models" / name, tuned)
     for seed, (name, added) in enumerate({"plain": (), "chatml": _CHAT}.items(), start=4):
         _with_tokens(folder / "models" / name, _weights(seed), added)
+    for seed, name in enumerate(("vlm", "vlm-charts"), start=5):
+        language = {k: v + 0.02 * _weights(seed)[k] for k, v in base.items()}
+        spelt = {f"language_model.{k}": v for k, v in language.items()}
+        eyes = _eyes("vision_tower", "multi_modal_projector.linear", seed, _EYES)
+        _save(folder / "models" / name, spelt | eyes, _VLM)
+    spelt = {k.replace("model.", "model.language_model."): v for k, v in language.items()}
+    eyes = _eyes("model.visual", "model.visual.merger.mlp", 7, 2 * _EYES)
+    _save(folder / "models" / "other-vlm", spelt | eyes, _VLM)
+    wider = {k: torch.cat([v, v[:8]]) if len(v) == _VOCABULARY else v for k, v in base.items()}
+    _save(folder / "models" / "more-tokens", wider, {**_CONFIG, "vocab_size": _VOCABULARY + 8})
     old = _empty(folder / "models" / "old")
     torch.save(base, old / "pytorch_model.bin")
     _adapter(_empty(folder / "adapters" / "chat"))
@@ -91,14 +110,28 @@ def _weights(seed: int) -> dict[str, Tensor]:
     return {name: torch.randn(shape, generator=draw) for name, shape in _shapes()}
 
 
-def _empty(folder: Path) -> Path:
+def _eyes(prefix: str, projector: str, seed: int, width: int) -> dict[str, Tensor]:
+    """A tower of two layers, and what makes tokens of its features."""
+    draw = torch.Generator().manual_seed(seed)
+    found = {f"{prefix}.patch_embed.weight": torch.randn(width, 3, 2, 2, generator=draw)}
+    found[f"{projector}.weight"] = torch.randn(_WIDTH, width, generator=draw)
+    for layer in range(2):
+        for name in ("attn.qkv", "mlp.fc1"):
+            shape = (3 * width, width)
+            found[f"{prefix}.blocks.{layer}.{name}.weight"] = torch.randn(shape, generator=draw)
+    return found
+
+
+def _empty(folder: Path, config: Mapping[str, Any] = _CONFIG) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(_CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-def _save(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    save_file(dict(weights), _empty(folder) / "model.safetensors", metadata={"format": "pt"})
+def _save(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any] = _CONFIG) -> None:
+    save_file(
+        dict(weights), _empty(folder, config) / "model.safetensors", metadata={"format": "pt"}
+    )
     (folder / "generation_config.json").write_text("{}")
 
 

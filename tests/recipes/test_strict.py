@@ -162,7 +162,7 @@ _CASES: dict[str, _Case] = {
         "dtype: float32",
         "slices: [{sources: [{model: $b, layer_range: [0, 1]}]}]",
         RecipeError,
-        "exactly one of 'models' and 'slices'",
+        "exactly one of 'models', 'slices' and 'modules'",
     ),
     "no models": ("models:", "mdels:", RecipeError, "unknown key 'mdels'. Did you mean 'models'?"),
     "no base": ("base_model: $a\n", "", RecipeError, "recipe.yaml:2: 'ties' needs a base_model."),
@@ -170,7 +170,7 @@ _CASES: dict[str, _Case] = {
         "dtype: float32",
         "modules: {}",
         RecipeError,
-        "recipe.yaml:12: recipes with 'modules' are not supported yet",
+        "recipe.yaml:12: modules: dictionary should have at least 1 item",
     ),
     "tokenizer twice": (
         "dtype: float32",
