@@ -35,18 +35,21 @@ if TYPE_CHECKING:
         Sum,
         method,
     )
+    from cermet.inspection import Comparison, Inspection, compare, inspect
     from cermet.soups import learned_soup, soup
 
 __all__ = [
     "Bits",
     "BudgetError",
     "CermetError",
+    "Comparison",
     "DataError",
     "DiskError",
     "ExtraError",
     "FormatError",
     "Gram",
     "InputError",
+    "Inspection",
     "Kth",
     "MachineError",
     "Merged",
@@ -62,6 +65,8 @@ __all__ = [
     "Sum",
     "__version__",
     "clean",
+    "compare",
+    "inspect",
     "learned_soup",
     "merge",
     "merge_tensors",
@@ -80,6 +85,7 @@ _ROOMS = {
         "Bits", "Gram", "Kth", "Need", "Numbers", "PerModel", "Rows", "Sum", "method",
     },
     "cermet.assemblies": {"restore"},
+    "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
     "cermet.soups": {"learned_soup", "soup"},
 }  # fmt: skip
 """What is not in `cermet.api`."""

@@ -120,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
-    """Open a folder (safetensors, sharded or not, or PyTorch .bin) or a .safetensors file.
+    """Open a folder (safetensors, sharded or not, or PyTorch .bin) or one file of either kind.
 
     `name` is what messages call it; the path by default. Raises InputError where there is
     nothing, FormatError where it is damaged.
@@ -128,10 +128,14 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     label = name or str(path)
     if path.is_file() and path.suffix == ".safetensors":
         return SafetensorsCheckpoint(label, read_config(path.parent), read_header(path))
+    if path.is_file() and path.suffix == ".bin":
+        from cermet.checkpoints.bins import BinCheckpoint
+
+        return BinCheckpoint(path, label)
     if not path.is_dir():
         told = foreign_format(path)
         known = f": it is {told}" if told else ""
-        raise InputError(f"'{label}' is neither a folder nor a .safetensors file{known}.")
+        raise InputError(f"'{label}' is neither a folder nor a .safetensors or .bin file{known}.")
     config = read_config(path)
     if (path / _INDEX).is_file():
         return SafetensorsCheckpoint(label, config, _sharded(path / _INDEX))

@@ -11,7 +11,9 @@ import typer
 
 from cermet import __version__
 from cermet.cli.clean import clean
+from cermet.cli.compare import compare
 from cermet.cli.demo import demo
+from cermet.cli.inspect import inspect
 from cermet.cli.merge import merge
 from cermet.cli.methods import methods
 from cermet.cli.plan import plan
@@ -30,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (merge, plan, restore, soup, methods, verify, clean, demo):
+for verb in (merge, plan, restore, soup, inspect, compare, methods, verify, clean, demo):
     app.command()(verb)
 
 _INTERRUPTED = 130

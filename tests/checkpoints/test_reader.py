@@ -140,7 +140,7 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no folder 'nowhere'"):
         cermet.open("nowhere")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match=r"neither a folder nor a \.safetensors file"):
+    with pytest.raises(InputError, match=r"neither a folder nor a \.safetensors or \.bin file"):
         cermet.open(tmp_path / "notes.txt")
 
 
@@ -203,3 +203,9 @@ def test_tensors_in_memory_are_a_checkpoint() -> None:
     assert turned.block("x", 0, 3).tolist() == [0, 3, 1]
     with pytest.raises(FormatError, match=r"'z' of here is torch\.complex64"):
         MemoryCheckpoint("here", {"z": torch.ones(2, dtype=torch.complex64)})
+
+
+def test_a_file_of_torch_is_a_checkpoint(tmp_path: Path) -> None:
+    torch.save(_tensors(), tmp_path / "weights.bin")
+    found = open_checkpoint(tmp_path / "weights.bin")
+    assert set(found.tensors) == set(_tensors())

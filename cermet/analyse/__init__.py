@@ -1,0 +1,1 @@
+"""Looking at checkpoints: what is in one, and how several are related."""

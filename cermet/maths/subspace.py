@@ -1,0 +1,55 @@
+"""The leading singular subspaces of a matrix, and how much two of them have in common."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["leading", "overlap"]
+
+_MARGIN = 8  # directions that are carried along, and left out of the result
+_ROUNDS = 4
+
+
+def leading(
+    matrix: Float[Tensor, "rows columns"], count: int
+) -> tuple[
+    Float[Tensor, "rows kept"], Float[Tensor, " kept"], Float[Tensor, "columns kept"]
+]:  # fmt: skip
+    """The left vectors, values and right vectors of the `count` largest singular values.
+
+    By subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4) from a fixed start: a
+    few products with thin matrices in place of a decomposition. Exact where the rank is at most
+    `count`; else values whose successors are nearly as large come out a little small. The largest
+    first, in float64; fewer than `count` where the matrix has fewer rows or columns.
+    """
+    rows, columns = matrix.shape
+    wanted = min(count, rows, columns)
+    width = min(wanted + _MARGIN, rows, columns)
+    draw = torch.Generator().manual_seed(0)
+    basis = torch.randn(columns, width, generator=draw).to(matrix.dtype)
+    left = _basis(matrix @ basis)
+    for _ in range(_ROUNDS):
+        left = _basis(matrix @ _basis(matrix.t() @ left))
+    small = (left.t() @ matrix).to(torch.float64)
+    inner, values, right = torch.linalg.svd(small, full_matrices=False)
+    vectors = left.to(torch.float64) @ inner
+    return vectors[:, :wanted], values[:wanted], right.t()[:, :wanted]
+
+
+def _basis(block: Tensor) -> Tensor:
+    """Orthonormal columns that span those of a thin matrix, in its dtype."""
+    basis: Tensor = torch.linalg.qr(block.to(torch.float64)).Q
+    return basis.to(block.dtype)
+
+
+def overlap(first: Float[Tensor, "size one"], second: Float[Tensor, "size other"]) -> float:
+    """The mean squared cosine of the principal angles between two subspaces, from 0 to 1.
+
+    Both are given by orthonormal columns. Where they have unequal dimensions, the smaller one is
+    measured: 1 says that it lies in the other. Two subspaces drawn at random have the dimension
+    of the larger divided by `size`.
+    """
+    shared = float((first.t() @ second).square().sum())
+    return min(1.0, shared / min(first.shape[1], second.shape[1]))
