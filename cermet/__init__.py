@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from cermet.inspection import Comparison, Inspection, compare, inspect
     from cermet.soups import learned_soup, soup
+    from cermet.transplants import Transplanted, transplant
 
 __all__ = [
     "Bits",
@@ -63,6 +64,7 @@ __all__ = [
     "RecipeError",
     "Rows",
     "Sum",
+    "Transplanted",
     "__version__",
     "clean",
     "compare",
@@ -75,6 +77,7 @@ __all__ = [
     "plan",
     "restore",
     "soup",
+    "transplant",
     "verify",
 ]
 
@@ -87,6 +90,7 @@ _ROOMS = {
     "cermet.assemblies": {"restore"},
     "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
     "cermet.soups": {"learned_soup", "soup"},
+    "cermet.transplants": {"Transplanted", "transplant"},
 }  # fmt: skip
 """What is not in `cermet.api`."""
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +26,14 @@ from cermet.core.errors import (
     OutputError,
     RecipeError,
 )
+from cermet.engine.card import model_card
 from cermet.engine.copy import check_copies
+from cermet.engine.findings import Kind
 from cermet.engine.folder import RECORD, OutputFolder, leftovers
+from cermet.engine.licences import compare_licences
 from cermet.engine.manifest import MANIFEST, manifest_of
 from cermet.engine.memory import DEFAULT_BUDGET
-from cermet.engine.record import model_card, read_record, record_of, write_json
+from cermet.engine.record import read_record, record_of, versions, write_json
 from cermet.engine.run import (
     DEFAULT_SHARD,
     PARTS,
@@ -41,10 +44,19 @@ from cermet.engine.run import (
     parts_layout,
     plan_layout,
 )
+from cermet.engine.shards import models_record
 from cermet.engine.tensors import merge_tensors
-from cermet.engine.verify import Findings, check_again, check_digests, check_parts
+from cermet.engine.verify import (
+    Findings,
+    check_again,
+    check_beside,
+    check_digests,
+    check_parts,
+    explain_refusal,
+)
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.document import Document, from_data, read_document
+from cermet.recipes.origins import origins_of
 from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
 from cermet.recipes.resolve import resolve
@@ -151,7 +163,11 @@ def plan(recipe: RecipeLike, *, compat: bool = False, root: Path | None = None) 
         found = replace(found, vocabulary=aligned.outcome, config=config)
     models = list(zip(found.models, found.checkpoints, strict=False))
     unsure = doubts(models, folder) if parsed.vocabulary is None else ()
-    return replace(found, warnings=(*warnings, *aligned.warnings, *unsure, *found.warnings))
+    origins = origins_of(parsed, root)
+    told = [f"A model card: {o.card.problem}." for o in origins if o.card.problem]
+    told += compare_licences(origins).warnings()
+    said = (*warnings, *aligned.warnings, *unsure, *found.warnings, *told)
+    return replace(found, origins=origins, warnings=said)
 
 
 def _check_beside(recipe: Recipe, document: Document) -> None:
@@ -284,9 +300,10 @@ def _write_beside(
     manifest = manifest_of(resolved, finished)
     if manifest is not None:
         write_json(folder.work / MANIFEST, manifest)
-    card = model_card(resolved, _as_yaml(document.data))
+    models = models_record(resolved, finished)
+    card = model_card(resolved, _as_yaml(document.data), models, versions())
     (folder.work / "README.md").write_text(card, "utf-8")
-    record = record_of(resolved, finished, options, document.data, folder.files())
+    record = record_of(resolved, finished, options, document.data, models, folder)
     write_json(folder.work / RECORD, {**record, "notes": notes} if notes else record)
 
 
@@ -320,18 +337,28 @@ def verify(
     check_device(record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
     if record.get("parts"):
-        kept = check_parts(open_parts(folder, PARTS), record, progress)
-        found = Findings(found.checked + kept.checked, 0, found.problems + kept.problems)
-    if "restore" in record["recipe"]:
+        found.take(check_parts(open_parts(folder, PARTS), record, progress))
+    found.take(check_beside(folder, record))
+    if {"restore", "transplant"} & record["recipe"].keys():
         return found  # there is no recipe of a merge to make it again from
+    root, edited = run_folder(folder, record), Kind.RECIPE in found.kinds
     try:
-        resolved = plan(record["recipe"], compat=True, root=run_folder(folder, record))
+        resolved = plan(record["recipe"], compat=True, root=root)
     except (InputError, MismatchError, FormatError) as error:
-        found.problems.append(f"nothing could be made again: {error}")
+        found.take(explain_refusal(error, _named(record, root), root, edited=edited))
         return found
     options = Options(threads=threads, device=str(record["run"]["device"]))
-    again = check_again(resolved, record, options, seed)
-    return Findings(found.checked, again.remade, found.problems + again.problems)
+    found.take(check_again(resolved, record, options, seed, edited=edited))
+    return found
+
+
+def _named(record: Mapping[str, Any], root: Path) -> list[tuple[str, Callable[[], Checkpoint]]]:
+    """The models of a record's recipe, each with what opens it; none where it cannot be read."""
+    try:
+        recipe, _ = parse_recipe(from_data(record["recipe"]), compat=True)
+    except InputError:
+        return []
+    return [(m.path, partial(opened, m, root)) for m in recipe.references()]
 
 
 def record_in(folder: Path) -> dict[str, Any]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cermet import api
 from cermet.anatomy import survey
 from cermet.api import Merged
 from cermet.checkpoints.carry import carry_files
 from cermet.checkpoints.dtypes import SIZES
+from cermet.checkpoints.front_matter import CARD, read_front_matter
+from cermet.checkpoints.origin import recorded_origins
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
 from cermet.core.errors import DiskError, FormatError, InputError, MismatchError, OutputError
@@ -26,20 +24,20 @@ from cermet.core.fingerprint import digest_hex
 from cermet.core.registry import Method, find_method
 from cermet.core.types import Place
 from cermet.engine.blocks import Input
+from cermet.engine.card import restored_card
 from cermet.engine.copy import CopyJob
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.job import Done
-from cermet.engine.manifest import MANIFEST, Manifest, read_manifest
-from cermet.engine.memory import MemoryGauge, keep_freed_memory
-from cermet.engine.record import read_record, sources_of, versions, write_json
+from cermet.engine.manifest import Manifest, read_manifest
+from cermet.engine.once import Progress, Ran, check_space, record_once, run_once
+from cermet.engine.record import read_record, write_json
 from cermet.engine.restore import Digests, RestoreJob, parts_of, shares
 from cermet.engine.run import DEFAULT_SHARD, PARTS, Options, executor_for
+from cermet.engine.shards import shards_of
 from cermet.engine.target import ShardTarget
 from cermet.recipes.schema import parse_model
 
 __all__ = ["restore"]
-
-Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,10 @@ def restore(
     files = _layout(opened, shard_size)
     with OutputFolder(Path(out), resume=False, overwrite=overwrite) as folder:
         try:
-            _check_space(folder, files)
-            done = _run(opened, weights, files, folder, options, progress)
-            _write_beside(opened, weights, files, folder, done, options)
+            check_space(folder, files)
+            ran, digests = _run(opened, weights, files, folder, options, progress)
+            tensors = _tensors(opened, files, digests)
+            _write_beside(opened, weights, tensors, folder, ran, options)
             folder.publish()
         except OSError as error:
             raise DiskError(f"'{out}' cannot be written: {error.strerror or error}.") from error
@@ -104,7 +103,7 @@ def restore(
             folder.discard()
             raise
     return Merged(
-        Path(out), done.seconds, done.sync_seconds, files.size, done.peak, len(files.slots), 0
+        Path(out), ran.seconds, ran.sync_seconds, files.size, ran.peak, len(files.slots), 0
     )
 
 
@@ -164,23 +163,6 @@ def _layout(opened: _Assembly, shard_size: int) -> Layout:
     return layout(slots, shard_size)
 
 
-def _check_space(folder: OutputFolder, files: Layout) -> None:
-    free = shutil.disk_usage(folder.work).free
-    if files.size > free:
-        raise DiskError(
-            f"The output takes {files.size / 1e9:.2f} GB, but '{folder.out.parent}' has "
-            f"{free / 1e9:.2f} GB free."
-        )
-
-
-@dataclass(frozen=True)
-class _Run:
-    seconds: float
-    sync_seconds: float
-    peak: int
-    digests: Mapping[str, int]  # of what was written, by tensor
-
-
 def _run(
     opened: _Assembly,
     weights: Mapping[str, float],
@@ -188,35 +170,20 @@ def _run(
     folder: OutputFolder,
     options: Options,
     progress: Progress | None,
-) -> _Run:
-    keep_freed_memory()
-    began = time.perf_counter()
-    folder.clear()
-    gauge = MemoryGauge()
-    writer = ShardWriter(folder.work, files)
-    digests = Digests()
+) -> tuple[Ran, Mapping[str, int]]:
+    """Write the weights; also the digests of what was written, by tensor."""
+    digests, jobs = Digests(), list[RestoreJob | CopyJob]()
 
-    def told(name: str, count: int) -> None:
-        gauge.look()
-        if progress is not None:
-            progress(name, count)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        jobs = list(_jobs(opened, weights, files, writer, digests, told))
+    def work(writer: ShardWriter, told: Progress) -> None:
+        jobs.extend(_jobs(opened, weights, files, writer, digests, told))
         executor_for(options.workers()).run(jobs)
-        restored = time.perf_counter()
-        writer.sync()
-    finally:
-        torch.set_num_threads(threads)
-        writer.close()
+
+    ran = run_once(folder, files, work, progress)
     for job in jobs:
         if isinstance(job, RestoreJob):
             _check_digests(opened, job)
             digests.total[job.name] = job.digests.total.get("out", 0)
-    synced = time.perf_counter() - restored
-    return _Run(restored - began, synced, gauge.peak, digests.total)
+    return ran, digests.total
 
 
 def _jobs(
@@ -307,9 +274,9 @@ def _check_digests(opened: _Assembly, job: RestoreJob) -> None:
 def _write_beside(
     opened: _Assembly,
     weights: Mapping[str, float],
-    files: Layout,
+    tensors: Mapping[str, Any],
     folder: OutputFolder,
-    done: _Run,
+    ran: Ran,
     options: Options,
 ) -> None:
     """Config, tokenizer and other files, model card, record."""
@@ -319,25 +286,37 @@ def _write_beside(
     blend = " + ".join(
         f"`{name}`" if share == 1 else f"{share:.4g} `{name}`" for name, share in weights.items()
     )
-    (folder.work / "README.md").write_text(_card(opened, blend), "utf-8")
-    record = _record(opened, weights, files, folder, done, options)
-    write_json(folder.work / RECORD, record)
+    card = read_front_matter(opened.folder)
+    origins = recorded_origins(opened.record.get("origins", ()), card)
+    models = _models(opened)
+    count = len(opened.manifest.experts)
+    text = restored_card(blend, count, opened.method, origins, models)
+    (folder.work / CARD).write_text(text, "utf-8")
+    origin = {
+        "assembly": os.path.abspath(opened.folder),
+        "tasks": dict(weights),
+        "base": opened.base_name,
+    }
+    record = record_once({"restore": origin}, tensors, models, origins, folder, ran, options)
+    write_json(folder.work / RECORD, {**record, "seed": opened.record.get("seed")})
 
 
-def _record(
-    opened: _Assembly,
-    weights: Mapping[str, float],
-    files: Layout,
-    folder: OutputFolder,
-    done: _Run,
-    options: Options,
-) -> dict[str, Any]:
-    """The record of a restored checkpoint, in the form of `record_of`."""
-    whole = os.path.abspath(opened.folder)
-    models = {whole: opened.merged}
+def _models(opened: _Assembly) -> list[dict[str, Any]]:
+    """What was restored from, with its files; all its digests are compared."""
+    entries = opened.record["tensors"]
+    read = {name: str(entry["digest"]) for name, entry in entries.items()}
+    found = [(os.path.abspath(opened.folder), opened.merged, read)]
     if opened.base is not None and opened.base_name is not None:
-        models[opened.base_name] = opened.base
-    origin = {"assembly": whole, "tasks": dict(weights), "base": opened.base_name}
+        bases = [opened.base_of(name) for name, e in entries.items() if e["method"] != "copy"]
+        of_base = {known[0]: known[1] for known in bases if known is not None and known[1]}
+        found.append((opened.base_name, opened.base, of_base))
+    return [{"name": n, "path": c.path, "files": shards_of(c, d)} for n, c, d in found]
+
+
+def _tensors(
+    opened: _Assembly, files: Layout, digests: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """What the record says of every tensor."""
     tensors = {}
     for name, slot in files.slots.items():
         entry = opened.record["tensors"][name]
@@ -346,42 +325,8 @@ def _record(
             "dtype": slot.dtype,
             "shape": list(slot.shape),
             "role": entry.get("role"),
-            "digest": digest_hex(done.digests[name], slot.nbytes),
+            "digest": digest_hex(digests[name], slot.nbytes),
             "method": entry["method"] if entry["method"] == "copy" else "restore",
             "sources": [],
         }
-    return {
-        "format": 1,
-        "recipe": {"restore": origin},
-        "models": [
-            {"name": name, "path": c.path, "files": sources_of(c)} for name, c in models.items()
-        ],
-        "versions": versions(),
-        "run": {
-            "folder": os.path.relpath(Path.cwd(), folder.out),
-            "device": options.device,
-            "threads": options.workers(),
-            "peak_private_bytes": done.peak,
-            "merge_seconds": round(done.seconds, 3),
-            "sync_seconds": round(done.sync_seconds, 3),
-        },
-        "files": sorted(folder.files()),
-        "tensors": tensors,
-    }
-
-
-def _card(opened: _Assembly, blend: str) -> str:
-    return f"""---
-library_name: transformers
-tags:
-- merge
-- cermet
----
-
-# {blend}, restored
-
-Restored by Cermet from an assembly of {len(opened.manifest.experts)} experts, made with the
-method `{opened.method.name}` ({opened.method.source}). `{RECORD}` holds the digests of
-everything that was written; `cermet verify` checks them. The assembly is described by its
-`{MANIFEST}`.
-"""
+    return tensors

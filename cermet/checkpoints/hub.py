@@ -10,7 +10,7 @@ from cermet.core.errors import InputError
 __all__ = ["locate"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+|[A-Za-z0-9][\w.-]*")
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
 _BIN = ["pytorch_model*.bin"]
 _SECONDS = 10.0  # how long the hub may take to say that it is there
 

@@ -81,6 +81,11 @@ class AdaptedCheckpoint:
         self._lengths: dict[str, torch.Tensor] = {}
         self._locks = {name: threading.Lock() for name in self._edits}
 
+    @property
+    def base(self) -> Checkpoint:
+        """What the adapter is applied to, as it is stored."""
+        return self._base
+
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of the row-major adapted tensor, 1-D.
 

@@ -19,6 +19,7 @@ from cermet.cli.methods import methods
 from cermet.cli.plan import plan
 from cermet.cli.restore import restore
 from cermet.cli.soup import soup
+from cermet.cli.transplant import transplant
 from cermet.cli.verify import verify
 from cermet.core.errors import CermetError
 
@@ -32,7 +33,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (merge, plan, restore, soup, inspect, compare, methods, verify, clean, demo):
+for verb in (
+    merge,
+    plan,
+    restore,
+    soup,
+    transplant,
+    inspect,
+    compare,
+    methods,
+    verify,
+    clean,
+    demo,
+):
     app.command()(verb)
 
 _INTERRUPTED = 130

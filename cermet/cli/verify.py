@@ -25,6 +25,8 @@ def verify(
     typer.echo(f"{found.checked} tensors read, {found.remade} made again from the recipe.")
     for problem in found.problems:
         typer.echo(f"  {problem}", err=True)
+    for text in found.advice:
+        typer.echo(text, err=True)
     if found.problems:
         raise DataError(f"'{path}' has {len(found.problems)} problem(s), listed above.")
     typer.echo("Every digest agrees, every number is finite.")

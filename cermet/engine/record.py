@@ -1,4 +1,4 @@
-"""What stands beside the weights: `cermet.json`, the config, and the model card."""
+"""The record of a run, `cermet.json`: what it was made of, how, by what, and on what."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cermet.checkpoints.front_matter import CARD
 from cermet.checkpoints.header import read_json
-from cermet.checkpoints.reader import Checkpoint
+from cermet.checkpoints.origin import Origin, Part
 from cermet.core.errors import FormatError
 from cermet.core.fingerprint import digest_hex, sha256_hex
-from cermet.core.registry import Method
+from cermet.engine.folder import OutputFolder
+from cermet.engine.licences import compare_licences
 from cermet.engine.run import Finished, Options, parameters_of
-from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan
 
-__all__ = ["model_card", "read_record", "record_of", "sources_of", "write_json"]
+__all__ = [
+    "beside",
+    "machine",
+    "origins_record",
+    "read_record",
+    "recipe_sha256",
+    "record_of",
+    "versions",
+    "write_json",
+]
 
 _LIBRARIES = ("cermet", "torch", "safetensors", "numpy")
-_HEADER_LIMIT = 100_000_000
 
 
 def versions() -> dict[str, str]:
@@ -40,34 +49,58 @@ def versions() -> dict[str, str]:
     return found
 
 
-def sources_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """The files of a model: name, size, and SHA-256 of what describes their tensors.
-
-    An adapter's files hold no tensor of the model, so they are hashed whole.
-    """
-    files: dict[Path, list[str]] = {}
-    for name, info in checkpoint.tensors.items():
-        line = f"{name} {info.dtype} {info.shape} {info.begin}"
-        files.setdefault(info.file, []).append(line)
-    found: list[dict[str, Any]] = [
-        {
-            "file": file.name,
-            "bytes": file.stat().st_size if file.is_file() else None,
-            "header_sha256": sha256_hex("\n".join(sorted(lines)).encode()),
-        }
-        for file, lines in sorted(files.items())
-    ]
-    for file in checkpoint.adapter:
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        found.append({"file": file.name, "bytes": file.stat().st_size, "sha256": digest})
+def machine(device: str = "cpu") -> dict[str, str]:
+    """The kind of machine, as far as the last bit of a sum may depend on it."""
+    found = {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device != "cpu":
+        found["gpu"] = torch.cuda.get_device_name(device)
     return found
 
 
+def recipe_sha256(recipe: Any) -> str:
+    """SHA-256 of a recipe as data, however its file is laid out."""
+    return sha256_hex(json.dumps(recipe, sort_keys=True, default=str).encode())
+
+
+def beside(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the files beside the weights; not of the card, which is there to be edited."""
+    found = {}
+    for name in names:
+        if not name.endswith(".safetensors") and name != CARD:
+            with (folder / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def origins_record(origins: Sequence[Origin]) -> dict[str, Any]:
+    """Where the sources come from, and what can be said of their licences together."""
+    licences = compare_licences(origins)
+    return {
+        "origins": [origin.record() for origin in origins],
+        "licences": {
+            "license": list(licences.license),
+            "missing": list(licences.missing),
+            "conflicts": list(licences.conflicts),
+        },
+    }
+
+
 def record_of(
-    plan: Plan, finished: Finished, options: Options, recipe_text: Any, files: Sequence[str]
+    plan: Plan,
+    finished: Finished,
+    options: Options,
+    recipe_text: Any,
+    models: Sequence[Mapping[str, Any]],
+    folder: OutputFolder,
 ) -> dict[str, Any]:
-    """The record of a run: everything that is needed to check it, or to run it again."""
+    """The record of a run: everything that is needed to check it, or to run it again.
+
+    models: with their files, as `models_record` gives them. folder: all that was written.
+    """
     tensors = {}
     for task in plan.tasks:
         output, inputs = finished.digests[task.name]
@@ -92,19 +125,17 @@ def record_of(
             "parameters": parameters_of(task),
             "sources": sources,
         }
-    opened = [
-        {"name": name, "path": c.path, "files": sources_of(c)}
-        for name, c in zip(plan.names, plan.checkpoints, strict=True)
-    ]
     return {
         "format": 1,
         "recipe": recipe_text,
+        "recipe_sha256": recipe_sha256(recipe_text),
         "seed": plan.recipe.seed,
-        "models": opened[: len(plan.models)],
-        "statistics": opened[len(plan.models) :],
+        "models": list(models[: len(plan.models)]),
+        "statistics": list(models[len(plan.models) :]),
         **({"vocabulary": plan.vocabulary.summary()} if plan.vocabulary is not None else {}),
+        **origins_record(plan.origins),
         "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "machine": machine(options.device),
         "run": {
             "folder": os.path.relpath(Path.cwd(), finished.out),
             "device": options.device,
@@ -117,7 +148,8 @@ def record_of(
         },
         "warnings": list(plan.warnings),
         "fitting": list(plan.notes),
-        "files": sorted(files),
+        "files": folder.files(),
+        "beside": beside(folder.work, folder.files()),
         "tensors": tensors,
         "parts": parts_record(finished),
     }
@@ -143,6 +175,8 @@ class _Part(BaseModel):
 
 class _File(_Part):
     file: str
+    bytes: int | None = None
+    header_sha256: str | None = None
     sha256: str | None = None
 
 
@@ -172,8 +206,24 @@ class _Run(_Part):
     folder: str = Field(default=".", pattern=r"^[^\x00]*$")
 
 
+class _Origin(_Part):
+    name: str
+    part: Part
+    repository: str | None
+    revision: str | None
+    base_models: list[str] = []
+    license: list[str]
+    license_name: str | None = None
+    license_link: str | None = None
+
+
 class _Record(_Part):
     recipe: dict[str, Any]
+    recipe_sha256: str | None = None
+    versions: dict[str, str] = {}
+    machine: dict[str, str] = {}
+    origins: list[_Origin] = []
+    beside: dict[Annotated[str, Field(pattern=r"^[^/\\\x00]+$")], str] = {}
     models: list[_Model]
     tensors: dict[str, _Tensor]
     parts: dict[str, _Kept] = {}
@@ -197,67 +247,3 @@ def read_record(path: Path) -> dict[str, Any]:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write readable JSON."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _how(method: Method) -> str:
-    """A sentence on the method, or a list of the steps of a pipeline."""
-    if not method.steps:
-        return f"Made by Cermet with the method {_named(method)}"
-    steps = (f"{i}. {_named(step)}" for i, step in enumerate(method.steps, start=1))
-    return "\n".join(["Made by Cermet with a pipeline of these steps:", "", *steps, ""])
-
-
-def _named(method: Method) -> str:
-    summary = method.summary[:1].lower() + method.summary[1:]
-    return f"`{method.name}` ({method.source}): {summary}"
-
-
-def model_card(plan: Plan, recipe_yaml: str) -> str:
-    """README.md of the output: what it was made of, how, and how to make it again."""
-    experts = _experts_card(plan)
-    listed = "\n".join(f"- `{ref}`" for ref in plan.models)
-    listed += "".join(f"\n- `{path}` (statistics)" for path in plan.statistics)
-    count = sum(task.numel for task in plan.tasks)
-    words = "" if plan.vocabulary is None else f"\nVocabulary: {plan.vocabulary.sentence()}."
-    return f"""---
-library_name: transformers
-tags:
-- merge
-- cermet
----
-
-# A merge of {len(plan.models)} models
-
-{_how(plan.method)}
-{count:,} parameters in {len(plan.tasks)} tensors.{words}
-
-## Models
-
-{listed}
-{experts}
-## Recipe
-
-```yaml
-{recipe_yaml.strip()}
-```
-
-`cermet.json` holds the recipe resolved for every tensor, and the digests of everything
-that was read and written; `cermet verify` checks them.
-"""
-
-
-def _experts_card(plan: Plan) -> str:
-    """How to get the experts back, for the model card of an assembly."""
-    labels = labels_of(plan)
-    if not labels:
-        return ""
-    return f"""
-## Experts
-
-This is an assembly: beside the merged model it holds what restores each of its experts,
-{", ".join(f"`{label}`" for label in labels)}:
-
-```
-cermet restore FOLDER OUT --task {shlex.quote(labels[0])}
-```
-"""

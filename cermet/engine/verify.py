@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from cermet.checkpoints.dtypes import FLOATS, TORCH
+from cermet.checkpoints.dtypes import TORCH
 from cermet.checkpoints.reader import Checkpoint
+from cermet.core.errors import CermetError, FormatError, InputError
 from cermet.core.fingerprint import digest_bytes, digest_hex
 from cermet.engine.executors import Staged
+from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.group import Group
 from cermet.engine.job import Job
-from cermet.engine.record import sources_of
-from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.record import beside, recipe_sha256
+from cermet.engine.run import Options, executor_for, job_of, parameters_of
+from cermet.engine.shards import digest_of, shards_of
 from cermet.engine.target import MemoryTarget
-from cermet.recipes.plan import Plan, Task
+from cermet.recipes.plan import Named, Plan, Task
 
-__all__ = ["Findings", "check_again", "check_digests", "check_parts"]
-
-_STEP = 1 << 22  # elements looked at at once
-
-
-@dataclass
-class Findings:
-    """What a check has found. `problems` is empty where everything is right."""
-
-    checked: int = 0
-    remade: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
-def _digest(checkpoint: Checkpoint, name: str) -> tuple[str, bool]:
-    """Digest of a tensor as it is on disk, and whether all its numbers are finite."""
-    info = checkpoint.tensors[name]
-    total, finite = 0, True
-    for start in range(0, info.numel, _STEP):
-        block = checkpoint.block(name, start, min(start + _STEP, info.numel))
-        raw = block.contiguous().view(torch.uint8).numpy()
-        total += digest_bytes(raw, start * block.element_size())
-        if info.dtype in FLOATS:
-            finite = finite and bool(torch.isfinite(block).all())
-    return digest_hex(total, info.nbytes), finite
+__all__ = [
+    "Findings",
+    "check_again",
+    "check_beside",
+    "check_digests",
+    "check_parts",
+    "explain_refusal",
+]
 
 
 def check_digests(
@@ -55,23 +42,53 @@ def check_digests(
     """Compare every tensor with the digest in the record, and look for NaN and infinity."""
     found = Findings()
     expected: Mapping[str, Any] = record["tensors"]
-    for name in folder.tensors:
+    for name, info in folder.tensors.items():
         if name not in expected:
-            found.problems.append(f"tensor '{name}' is not in the record")
+            found.add(Kind.OUTPUT, f"tensor '{name}' in '{info.file.name}' is not in the record")
     for name, entry in expected.items():
         if name not in folder.tensors:
-            found.problems.append(f"tensor '{name}' is missing")
+            found.add(Kind.OUTPUT, f"tensor '{name}' is missing; '{entry['shard']}' had it")
             continue
-        digest, finite = _digest(folder, name)
+        digest, finite = digest_of(folder, name)
+        form = _other_form(folder, name, entry)
         if digest != entry["digest"]:
-            found.problems.append(
-                f"tensor '{name}' in '{entry['shard']}' has changed since it was written"
+            found.add(
+                Kind.OUTPUT,
+                f"tensor '{name}' in '{entry['shard']}' has changed since it was written",
             )
+        elif form is not None:
+            found.add(Kind.OUTPUT, f"tensor '{name}' in '{entry['shard']}' {form}")
         elif not finite and entry["method"] != "copy":
-            found.problems.append(f"tensor '{name}' holds NaN or infinity")
+            found.add(Kind.NUMBERS, f"tensor '{name}' holds NaN or infinity")
         found.checked += 1
         if progress is not None:
             progress(folder.tensors[name].nbytes)
+    return found
+
+
+def _other_form(folder: Checkpoint, name: str, entry: Mapping[str, Any]) -> str | None:
+    """Where the header calls the same bytes something else."""
+    info = folder.tensors[name]
+    here = {"dtype": info.dtype, "shape": list(info.shape)}
+    for key, value in here.items():
+        if entry.get(key, value) != value:
+            return f"has the {key} {value}; it was written as {entry[key]}"
+    return None
+
+
+def check_beside(folder: Path, record: Mapping[str, Any]) -> Findings:
+    """Compare the files beside the weights, such as config and tokenizer, with the record."""
+    found = Findings()
+    for name, digest in record.get("beside", {}).items():
+        try:
+            here = beside(folder, [name]).get(name, digest)
+        except OSError as error:
+            found.add(Kind.OUTPUT, f"'{name}' cannot be read: {error.strerror or error}")
+            continue
+        if here != digest:
+            found.add(Kind.OUTPUT, f"'{name}' has changed since it was written")
+    if record.get("recipe_sha256") not in (None, recipe_sha256(record["recipe"])):
+        found.add(Kind.RECIPE, "the recipe in the record has changed since the merge")
     return found
 
 
@@ -82,14 +99,16 @@ def check_parts(
     found = Findings()
     expected: Mapping[str, Any] = record["parts"]
     for name in kept.tensors.keys() - expected.keys():
-        found.problems.append(f"'{name}' is not in the record")
+        found.add(Kind.OUTPUT, f"'{name}' is not in the record")
     for name, entry in expected.items():
         if name not in kept.tensors:
-            found.problems.append(f"'{name}' is missing")
+            found.add(Kind.OUTPUT, f"'{name}' is missing; '{entry['file']}' had it")
             continue
-        digest, _ = _digest(kept, name)
+        digest, _ = digest_of(kept, name)
         if digest != entry["digest"]:
-            found.problems.append(f"'{name}' in '{entry['file']}' has changed since it was written")
+            found.add(
+                Kind.OUTPUT, f"'{name}' in '{entry['file']}' has changed since it was written"
+            )
         found.checked += 1
         if progress is not None:
             progress(kept.tensors[name].nbytes)
@@ -107,27 +126,51 @@ def _chosen(tasks: tuple[Task, ...], record: Mapping[str, Any], seed: int) -> li
     return list({t.name: t for group in groups.values() for t in [pick.choice(group)]}.values())
 
 
-def check_again(plan: Plan, record: Mapping[str, Any], options: Options, seed: int) -> Findings:
-    """Check the sources of some tensors, make these again, and compare their digests."""
-    found = Findings(problems=_changed_adapters(plan, record))
+def check_again(
+    plan: Plan, record: Mapping[str, Any], options: Options, seed: int, *, edited: bool = False
+) -> Findings:
+    """Check the sources of some tensors, make these again, and compare their digests.
+
+    edited: whether the recipe is known to be another one than that of the merge.
+    """
+    found = Findings()
+    _check_revisions(found, plan, record)
+    _check_files(found, plan, record)
     chosen = []
     for task in _chosen(plan.tasks, record, seed):
         entry = record["tensors"].get(task.name)
+        kind = Kind.RECIPE if edited else Kind.RECORD
         if entry is None:
-            found.problems.append(f"the recipe makes a tensor '{task.name}' that is not there")
+            found.add(kind, f"the recipe makes a tensor '{task.name}' that is not there")
             continue
-        changed = _changed_sources(plan, task, entry)
-        if changed:
-            found.problems += changed
-            continue
-        chosen.append(task)
+        other = _other_numbers(task, entry)
+        if other is not None:
+            found.add(kind, f"tensor '{task.name}' was not made again: {other}")
+        elif not _changed_sources(found, plan, task, entry):
+            chosen.append(task)
+    different = []
     for task, made in _remade(plan, chosen, options):
         raw = made.view(torch.uint8).numpy()
         digest = digest_hex(digest_bytes(raw, 0), task.nbytes)
         if digest != record["tensors"][task.name]["digest"]:
-            found.problems.append(f"tensor '{task.name}', made again, comes out different")
+            different.append(task.name)
         found.remade += 1
+    remade_differently(found, different, record, options.device, edited=edited)
     return found
+
+
+def _other_numbers(task: Task, entry: Mapping[str, Any]) -> str | None:
+    """What the recipe now says of a tensor, where the record says something else."""
+    if len(entry["sources"]) != len(task.inputs()):
+        return "it has other sources in the record than in the recipe"
+    method = task.method.name if task.method is not None else "copy"
+    here = {"method": method, "dtype": task.dtype, **parameters_of(task)}
+    there = {**entry, **(p if isinstance(p := entry.get("parameters"), dict) else {})}
+    for key, value in here.items():
+        plain = json.loads(json.dumps(value, default=str))
+        if there.get(key, plain) != plain:
+            return f"its {key} is {plain} by the recipe and {there[key]} in the record"
+    return None
 
 
 def _remade(
@@ -169,30 +212,103 @@ def _run(
     return made
 
 
-def _changed_adapters(plan: Plan, record: Mapping[str, Any]) -> list[str]:
-    """Adapters whose files are others than at the merge; their tensors have no digest."""
-    problems = []
-    for reference, checkpoint, entry in zip(
-        plan.models, plan.checkpoints, record["models"], strict=False
-    ):
-        known = {f["file"]: f.get("sha256") for f in entry["files"]}
-        for file in sources_of(checkpoint):
-            if "sha256" in file and file["sha256"] != known.get(file["file"]):
-                problems.append(f"'{file['file']}' of '{reference}' has changed since the merge")
-    return problems
+def _check_revisions(found: Findings, plan: Plan, record: Mapping[str, Any]) -> None:
+    """Models of the hub of which there is another commit now than at the merge."""
+    then = {(o["name"], o["part"]): o["revision"] for o in record.get("origins", [])}
+    for origin in plan.origins:
+        was = then.get((origin.name, origin.part))
+        if was and origin.revision and was != origin.revision:
+            found.add(
+                Kind.SOURCE,
+                f"'{origin.name}' is at the revision {origin.revision}; it was merged at {was}",
+            )
 
 
-def _changed_sources(plan: Plan, task: Task, entry: Mapping[str, Any]) -> list[str]:
-    if len(entry["sources"]) != len(task.inputs()):
-        return [f"tensor '{task.name}' has other sources in the record than in the recipe"]
-    problems = []
+def _check_files(found: Findings, plan: Plan, record: Mapping[str, Any]) -> None:
+    """Files of the sources that are others than at the merge, by size, header or, small, whole."""
+    known = {model["name"]: model["files"] for model in record["models"]}
+    for name, checkpoint in zip(plan.names, plan.checkpoints, strict=True):
+        here = {f["file"]: f for f in shards_of(checkpoint)}
+        for then in known.get(name, ()):
+            now = here.get(then["file"])
+            if now is None:
+                found.add(Kind.SOURCE, f"'{name}' has no file '{then['file']}' any more")
+                continue
+            change = _change(then, now)
+            if change is not None:
+                found.add(
+                    Kind.SOURCE,
+                    f"'{then['file']}' of '{name}' has changed since the merge{change}",
+                )
+
+
+def _change(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """How a file differs from what the record says of it; empty where that cannot be told."""
+    sizes = then.get("bytes"), now.get("bytes")
+    if None not in sizes and sizes[0] != sizes[1]:
+        return f": it has {sizes[1]:,} bytes, and had {sizes[0]:,}"
+    hashes = {
+        "header_sha256": ": it lists other tensors",
+        "hub_sha256": ": the hub tells another hash",
+        "sha256": "",
+    }
+    for key, how in hashes.items():
+        if then.get(key) is not None and now.get(key) not in (None, then[key]):
+            return how
+    return None
+
+
+def _changed_sources(found: Findings, plan: Plan, task: Task, entry: Mapping[str, Any]) -> bool:
+    """Note the sources of a tensor that have changed; whether there are any."""
+    changed = False
     for named, source in zip(task.inputs(), entry["sources"], strict=True):
         if source["digest"] is None:
             continue
-        digest, _ = _digest(plan.checkpoints[named.model], named.tensor)
-        if digest != source["digest"]:
-            problems.append(
-                f"tensor '{named.tensor}' of '{plan.names[named.model]}' has changed since the "
-                "merge"
-            )
-    return problems
+        checkpoint = plan.checkpoints[named.model]
+        if digest_of(checkpoint, named.tensor)[0] != source["digest"]:
+            changed = True
+            found.add(Kind.SOURCE, _changed(plan, named))
+    return changed
+
+
+def _changed(plan: Plan, named: Named) -> str:
+    file = plan.checkpoints[named.model].tensors[named.tensor].file.name
+    return (
+        f"tensor '{named.tensor}' in '{file}' of '{plan.names[named.model]}' has changed since "
+        "the merge"
+    )
+
+
+def explain_refusal(
+    error: CermetError,
+    sources: Sequence[tuple[str, Callable[[], Checkpoint]]],
+    root: Path,
+    *,
+    edited: bool,
+) -> Findings:
+    """Why a record's recipe cannot be planned again: which sources are gone, or what else.
+
+    sources: what the recipe names, with what opens each. root: where the merge was run.
+    """
+    found = Findings()
+    for name, opener in sources:
+        try:
+            opener()
+        except InputError as missing:
+            found.add(Kind.MISSING, f"nothing could be made again: {missing}{_looked(name, root)}")
+        except FormatError as damaged:
+            found.add(Kind.SOURCE, f"nothing could be made again: {damaged}")
+    if not found.problems:
+        kind = Kind.RECIPE if edited else Kind.RECORD
+        if not isinstance(error, InputError):
+            kind = Kind.SOURCE
+        found.add(kind, f"nothing could be made again: {error}")
+    return found
+
+
+def _looked(name: str, root: Path) -> str:
+    """The places where a relative path was looked for."""
+    if Path(name).is_absolute():
+        return ""
+    places = dict.fromkeys(str(place / name) for place in (root, Path.cwd()))
+    return " It was looked for as " + " and ".join(f"'{place}'" for place in places) + "."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cermet.checkpoints.dtypes import SIZES
+from cermet.checkpoints.origin import Origin
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.registry import Method, call
 from cermet.core.types import Place
@@ -95,6 +96,7 @@ class Plan:
     statistics: the files of statistics, as the recipe names them.
     vocabulary: what happens to the tokens, where the recipe says it.
     notes: what of the models is merged with what, and what is kept of one of them, in sentences.
+    origins: the folders that something is taken from, with what their cards state.
     """
 
     recipe: Recipe
@@ -110,6 +112,7 @@ class Plan:
     statistics: tuple[str, ...] = ()
     vocabulary: Outcome | None = None
     notes: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

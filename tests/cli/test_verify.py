@@ -64,7 +64,8 @@ def test_a_changed_byte_is_found(cermet: Cermet, out: Path) -> None:
     file.write_bytes(data)
     done = cermet("verify", out)
     assert done.code == 3
-    problem, last = done.err.splitlines()
+    problem, meaning, last = done.err.splitlines()
+    assert meaning.startswith("The output is not what was written")
     assert re.fullmatch(
         rf"  tensor '\S+' in '{file.name}' has changed since it was written", problem
     )

@@ -19,6 +19,7 @@ __all__ = ["make_minilm", "make_models"]
 
 _CHAT = ("<|im_start|>", "<|im_end|>")
 
+_CARD = "---\nlicense: apache-2.0\n---\n"
 _WIDTH, _VOCABULARY, _LAYERS, _INNER = 16, 48, 4, 32
 _CONFIG: Mapping[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -47,7 +48,7 @@ def make_minilm(folder: Path) -> None:
     """The demo's base, and two models a little apart from it: real shapes, 22 M parameters."""
     (folder / "models").mkdir()
     base = base_folder()
-    (folder / "models" / "base").symlink_to(base)
+    _link(base, folder / "models" / "base")
     for seed, name in enumerate(("math", "code")):
         draw = torch.Generator().manual_seed(seed)
         tuned = folder / "models" / name
@@ -57,6 +58,16 @@ def make_minilm(folder: Path) -> None:
             if tensor.is_floating_point():
                 tensor += 0.01 * torch.randn(tensor.shape, generator=draw)
         save_file(weights, tuned / "model.safetensors", metadata={"format": "pt"})
+        (tuned / "README.md").write_text(_CARD)
+
+
+def _link(folder: Path, name: Path) -> None:
+    """A folder of links to all files of another, with a card of its own."""
+    name.mkdir()
+    for file in folder.iterdir():
+        (name / file.name).symlink_to(file)
+    (name / "README.md").unlink(missing_ok=True)
+    (name / "README.md").write_text(_CARD)
 
 
 def make_models(folder: Path) -> None:
@@ -125,6 +136,7 @@ def _eyes(prefix: str, projector: str, seed: int, width: int) -> dict[str, Tenso
 def _empty(folder: Path, config: Mapping[str, Any] = _CONFIG) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_text(_CARD)
     return folder
 
 

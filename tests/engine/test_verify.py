@@ -81,7 +81,8 @@ def test_exchanged_tensors(out: Path) -> None:
 
 def test_a_missing_tensor(out: Path) -> None:
     _drop(out, _NORM)
-    assert f"tensor '{_NORM}' is missing" in api.verify(out).problems
+    shard = json.loads((out / "cermet.json").read_text("utf-8"))["tensors"][_NORM]["shard"]
+    assert f"tensor '{_NORM}' is missing; '{shard}' had it" in api.verify(out).problems
 
 
 def _drop(out: Path, name: str) -> None:
@@ -100,7 +101,7 @@ def test_an_added_tensor(out: Path) -> None:
     data = json.loads(index.read_text("utf-8"))
     data["weight_map"]["extra"] = file.name
     index.write_text(json.dumps(data), "utf-8")
-    assert "tensor 'extra' is not in the record" in api.verify(out).problems
+    assert f"tensor 'extra' in '{file.name}' is not in the record" in api.verify(out).problems
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -125,7 +126,7 @@ def test_a_changed_source(pool: list[Path], out: Path) -> None:
     changed = weights(2, _SHAPE, 1)
     changed[_UP][3, 4] += 1
     write_model(pool[1], changed)
-    wanted = f"tensor '{_UP}' of '{pool[1]}' has changed since the merge"
+    wanted = f"tensor '{_UP}' in 'model.safetensors' of '{pool[1]}' has changed since the merge"
     assert set(_all_seeds(out).problems) == {wanted}
 
 

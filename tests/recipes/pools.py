@@ -15,6 +15,7 @@ from cermet import api
 from cermet.recipes.plan import Plan, Task
 
 HIDDEN, VOCAB = 16, 40
+CARD = "---\nlicense: apache-2.0\n---\n"
 Config = Mapping[str, Any]
 
 
@@ -68,6 +69,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], config: Config | None = No
     save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config), "utf-8")
+        (folder / "README.md").write_text(CARD, "utf-8")
     return str(folder)
 
 

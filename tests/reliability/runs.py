@@ -45,6 +45,7 @@ def write_model(folder: Path, tensors: Mapping[str, Tensor], layers: int = 2) ->
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     words = {"model": {"type": "WordLevel", "vocab": {"x": 0}}}
     (folder / "tokenizer.json").write_text(json.dumps(words), "utf-8")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n", "utf-8")
     return folder
 
 

@@ -71,6 +71,13 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "device of tomorrow": ("device", lambda r: r["run"].update(device="tpu")),
     "device with a command": ("device", lambda r: r["run"].update(device="cpu; ls")),
     "folder number": ("folder", lambda r: r["run"].update(folder=1)),
+    "beside leaves its folder": ("beside", lambda r: r["beside"].update({"../x": "0"})),
+    "beside list": ("beside", lambda r: r.update(beside=[])),
+    "origins mapping": ("origins", lambda r: r.update(origins={})),
+    "origin of a strange part": ("part", lambda r: r["origins"][0].update(part="all")),
+    "versions list": ("versions", lambda r: r.update(versions=[])),
+    "machine of numbers": ("machine", lambda r: r["machine"].update(system=1)),
+    "size of a file is text": ("bytes", lambda r: r["models"][0]["files"][0].update(bytes="1")),
     "folder with a zero": ("folder", lambda r: r["run"].update(folder="a\0b")),
 }
 
