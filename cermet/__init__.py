@@ -24,6 +24,7 @@ from cermet.core.errors import (
 if TYPE_CHECKING:
     from cermet.api import Merged, clean, merge, merge_tensors, open, plan, verify
     from cermet.assemblies import restore
+    from cermet.compression import Compressed, compress
     from cermet.core.registry import (
         Bits,
         Gram,
@@ -44,6 +45,7 @@ __all__ = [
     "BudgetError",
     "CermetError",
     "Comparison",
+    "Compressed",
     "DataError",
     "DiskError",
     "ExtraError",
@@ -68,6 +70,7 @@ __all__ = [
     "__version__",
     "clean",
     "compare",
+    "compress",
     "inspect",
     "learned_soup",
     "merge",
@@ -88,6 +91,7 @@ _ROOMS = {
         "Bits", "Gram", "Kth", "Need", "Numbers", "PerModel", "Rows", "Sum", "method",
     },
     "cermet.assemblies": {"restore"},
+    "cermet.compression": {"Compressed", "compress"},
     "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
     "cermet.soups": {"learned_soup", "soup"},
     "cermet.transplants": {"Transplanted", "transplant"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -26,6 +25,7 @@ from cermet.core.errors import (
     OutputError,
     RecipeError,
 )
+from cermet.engine.archive import is_archive
 from cermet.engine.card import model_card
 from cermet.engine.copy import check_copies
 from cermet.engine.findings import Kind
@@ -49,6 +49,7 @@ from cermet.engine.tensors import merge_tensors
 from cermet.engine.verify import (
     Findings,
     check_again,
+    check_archive,
     check_beside,
     check_digests,
     check_parts,
@@ -260,12 +261,7 @@ def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None
     parts = parts_layout(resolved, options.shard_size)
     needed = plan_layout(resolved, options.shard_size).size + (parts.size if parts else 0)
     present = sum(p.stat().st_size for p in folder.work.glob("*.safetensors"))
-    free = shutil.disk_usage(folder.work).free
-    if needed - present > free:
-        raise DiskError(
-            f"The output takes {needed / 1e9:.2f} GB, but '{folder.out.parent}' has "
-            f"{free / 1e9:.2f} GB free."
-        )
+    folder.check_space(needed - present)
 
 
 def folder_of(reference: ModelRef, root: Path | None = None) -> Path:
@@ -333,6 +329,8 @@ def verify(
     the recipe and compared byte for byte; sources that are gone make that a problem.
     """
     folder = Path(path)
+    if is_archive(folder):
+        return check_archive(folder, progress)
     record = record_in(folder)
     check_device(record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)

@@ -1,4 +1,4 @@
-"""`restore`: the model of one expert, or of several by weights, out of an assembly."""
+"""`restore`: the model of one expert, or of several by weights, out of what holds them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from cermet import api
 from cermet.anatomy import survey
 from cermet.api import Merged
+from cermet.archives import restore_archive
 from cermet.checkpoints.carry import carry_files
 from cermet.checkpoints.dtypes import SIZES
 from cermet.checkpoints.front_matter import CARD, read_front_matter
@@ -23,13 +24,15 @@ from cermet.core.errors import DiskError, FormatError, InputError, MismatchError
 from cermet.core.fingerprint import digest_hex
 from cermet.core.registry import Method, find_method
 from cermet.core.types import Place
+from cermet.engine.archive import is_archive
 from cermet.engine.blocks import Input
 from cermet.engine.card import restored_card
 from cermet.engine.copy import CopyJob
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.job import Done
 from cermet.engine.manifest import Manifest, read_manifest
-from cermet.engine.once import Progress, Ran, check_space, record_once, run_once
+from cermet.engine.memory import DEFAULT_BUDGET
+from cermet.engine.once import Progress, Ran, record_once, run_once
 from cermet.engine.record import read_record, write_json
 from cermet.engine.restore import Digests, RestoreJob, parts_of, shares
 from cermet.engine.run import DEFAULT_SHARD, PARTS, Options, executor_for
@@ -66,33 +69,43 @@ def restore(
     assembly: str | Path,
     out: str | Path,
     *,
-    task: str | Mapping[str, float],
+    task: str | Mapping[str, float] | None = None,
     base: str | Path | None = None,
+    memory: int = DEFAULT_BUDGET,
     threads: int | None = None,
     shard_size: int = DEFAULT_SHARD,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Merged:
-    """Write the model of one expert of an assembly as a checkpoint of its own.
+    """Write the model of one expert of an assembly, or of an archive, as a checkpoint of its own.
 
     Parameters
     ----------
-    assembly: a folder that `merge` wrote with a method that keeps parts of its experts.
-    task: the name of an expert, as the manifest lists them, or several names and weights: the
-        mean of their models by these weights.
-    base: where the base is now; where the merge found it by default. Another base is refused.
+    assembly: a folder that `merge` wrote with a method that keeps parts of its experts, or a
+        delta archive, which `compress` wrote.
+    task: of an assembly, the name of an expert, as the manifest lists them, or several names and
+        weights: the mean of their models by these weights.
+    base: where the base is now; where it was found before by default. Another base is refused.
+    memory: working memory for archives whose codec works on whole matrices, in bytes.
     threads, shard_size, overwrite, progress: as of `merge`.
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
+    options = Options(memory, threads, shard_size=shard_size, overwrite=overwrite)
+    if is_archive(Path(assembly)):
+        if task is not None:
+            raise InputError(f"'{assembly}' is a delta archive of one expert, so it has no tasks.")
+        known = None if base is None else str(base)
+        return restore_archive(
+            Path(assembly), Path(out), base=known, options=options, progress=progress
+        )
     opened = _opened(Path(assembly), base)
     weights = _weights(opened, task)
     _check_apart(opened, Path(out))
-    options = Options(threads=threads, shard_size=shard_size)
     files = _layout(opened, shard_size)
     with OutputFolder(Path(out), resume=False, overwrite=overwrite) as folder:
         try:
-            check_space(folder, files)
+            folder.check_space(files.size)
             ran, digests = _run(opened, weights, files, folder, options, progress)
             tensors = _tensors(opened, files, digests)
             _write_beside(opened, weights, tensors, folder, ran, options)
@@ -127,9 +140,13 @@ def _opened(folder: Path, base: str | Path | None) -> _Assembly:
     )  # fmt: skip
 
 
-def _weights(opened: _Assembly, task: str | Mapping[str, float]) -> dict[str, float]:
+def _weights(opened: _Assembly, task: str | Mapping[str, float] | None) -> dict[str, float]:
     """Names of experts and their shares of 1; InputError for a name that is none."""
     known = [expert.name for expert in opened.manifest.experts]
+    if task is None:
+        raise InputError(
+            f"'{opened.folder}' is an assembly; name one of its tasks: {', '.join(known)}."
+        )
     given = {task: 1.0} if isinstance(task, str) else task
     for name in given:
         if name not in known:

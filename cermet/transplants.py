@@ -40,7 +40,7 @@ from cermet.engine.grafts import Grafts, find_grafts, vocabulary_of
 from cermet.engine.job import Done
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import available_memory
-from cermet.engine.once import Progress, Ran, check_space, record_once, run_once
+from cermet.engine.once import Progress, Ran, record_once, run_once
 from cermet.engine.record import write_json
 from cermet.engine.restore import Digests
 from cermet.engine.run import DEFAULT_SHARD, Options, executor_for
@@ -246,7 +246,7 @@ class _Transplant:
         progress: Progress | None,
     ) -> Transplanted:
         """Write the output and publish it."""
-        check_space(folder, self.files)
+        folder.check_space(self.files.size)
         ran = run_once(folder, self.files, self._work, progress)
         names = self.theirs.tokenizer.by_id()
         errors = tuple(summary(name, self.sparse[name], names) for name in self.grafts.pairs)

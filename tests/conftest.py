@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -14,11 +16,12 @@ import tests.checked  # noqa: F401 - named below
 # The shapes in these rooms' signatures are checked at every call. It has to stand before the
 # first import of cermet. Other rooms annotate with protocols, which beartype cannot check.
 jaxtyping.install_import_hook(
-    ["cermet.maths", "cermet.methods", "cermet.inference", "cermet.evaluate"],
+    ["cermet.maths", "cermet.methods", "cermet.codecs", "cermet.inference", "cermet.evaluate"],
     "tests.checked.checked",
 )
 
 import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 # The tensors here are small and the tests run side by side: a second thread would only wait for
 # a core. A test that is about threads asks for them.
@@ -63,6 +66,23 @@ def _statistic(values: Numbers) -> Any:
     return {"x": torch.tensor(values, dtype=torch.float32)}
 
 
+def _compress(codec: str, base: Numbers, expert: Numbers, **parameters: Any) -> Any:
+    """One tensor compressed and restored on disk, from lists to a list rounded to four digits."""
+    import cermet
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for model, values in (("base", base), ("expert", expert)):
+            (folder / model).mkdir()
+            tensor = torch.tensor(values, dtype=torch.float32)
+            save_file({"layers.0.q_proj.weight": tensor}, folder / model / "model.safetensors")
+        models = folder / "base", folder / "expert"
+        cermet.compress(*models, folder / "delta", codec=codec, **parameters)
+        cermet.restore(folder / "delta", folder / "out")
+        restored = cermet.open(folder / "out")["layers.0.q_proj.weight"].double()
+        return ((restored * 1e4).round() / 1e4 + 0.0).tolist()
+
+
 @pytest.fixture(scope="session")
 def merge() -> Any:
     """What the Example sections of methods call `merge`."""
@@ -73,3 +93,4 @@ def merge() -> Any:
 def _namespace(doctest_namespace: dict[str, Any]) -> None:
     """The names that doctests may use."""
     doctest_namespace["merge"] = _merge
+    doctest_namespace["compress"] = _compress

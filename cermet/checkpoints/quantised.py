@@ -122,6 +122,11 @@ class DequantisedCheckpoint:
 
     exact = False
 
+    @property
+    def base(self) -> Checkpoint:
+        """The checkpoint as it is stored."""
+        return self._stored
+
     def __init__(self, stored: Checkpoint, eight: list[str], four: list[str]) -> None:
         self.path, self.adapter = stored.path, stored.adapter
         self.config: Mapping[str, Any] = _without(stored.config)

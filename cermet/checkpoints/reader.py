@@ -16,6 +16,7 @@ from cermet.checkpoints.header import TensorInfo, read_header, read_json
 from cermet.core.errors import FormatError, InputError
 
 __all__ = [
+    "DELTA",
     "Checkpoint",
     "MemoryCheckpoint",
     "TensorInfo",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 _INDEX = "model.safetensors.index.json"
+DELTA = "delta.json"  # the manifest of a delta archive, which is no model
 LONGEST_NAME = 255  # bytes, of a file
 
 
@@ -136,6 +138,11 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
         told = foreign_format(path)
         known = f": it is {told}" if told else ""
         raise InputError(f"'{label}' is neither a folder nor a .safetensors or .bin file{known}.")
+    if (path / DELTA).is_file():
+        raise InputError(
+            f"'{label}' is a delta archive, not a model; restore the model from it first, with "
+            "`cermet restore`."
+        )
     config = read_config(path)
     if (path / _INDEX).is_file():
         return SafetensorsCheckpoint(label, config, _sharded(path / _INDEX))

@@ -91,6 +91,11 @@ class RevocabularyCheckpoint:
         changed = {n: _reshaped(self._infos[n], r.count) for n, r in rows.items()}
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({**base.tensors, **changed})
 
+    @property
+    def base(self) -> Checkpoint:
+        """The checkpoint in its own vocabulary."""
+        return self._base
+
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the row-major tensor, 1-D.
 

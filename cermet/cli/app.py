@@ -11,7 +11,9 @@ import typer
 
 from cermet import __version__
 from cermet.cli.clean import clean
+from cermet.cli.codecs import codecs
 from cermet.cli.compare import compare
+from cermet.cli.compress import compress
 from cermet.cli.demo import demo
 from cermet.cli.inspect import inspect
 from cermet.cli.merge import merge
@@ -33,20 +35,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# What a codec takes is not known before torch is imported, so `compress` reads it itself.
+_OPEN = {"ignore_unknown_options": True}
 for verb in (
     merge,
     plan,
     restore,
+    compress,
     soup,
     transplant,
     inspect,
     compare,
     methods,
+    codecs,
     verify,
     clean,
     demo,
 ):
-    app.command()(verb)
+    app.command(context_settings=_OPEN if verb is compress else None)(verb)
 
 _INTERRUPTED = 130
 

@@ -47,6 +47,7 @@ __all__ = [
     "load_plugin",
     "method",
     "nearest",
+    "read_parameters",
     "takes",
 ]
 
@@ -157,13 +158,13 @@ _LIMITS: Mapping[str, Limits] = {"density": (0.0, 1.0)}  # wherever the name is 
 _registered: dict[str, Method] = {}
 _transforms: dict[str, Method] = {}
 
-
 Limits = tuple[float | None, float | None]
 
 
-def _parameters(
+def read_parameters(
     function: Callable[..., Any], derived: set[str], limits: Mapping[str, Limits]
 ) -> dict[str, Parameter]:
+    """The parameters that a signature declares, without what the engine gives (`derived`)."""
     found: dict[str, Parameter] = {}
     for argument, spec in inspect.signature(function, eval_str=True).parameters.items():
         if spec.kind is not inspect.Parameter.KEYWORD_ONLY:
@@ -277,7 +278,7 @@ def method(
             source=source,
             check=check,
             accepts=dict(accepts or {}),
-            parameters=_parameters(function, derived, {**_LIMITS, **(limits or {})}),
+            parameters=read_parameters(function, derived, {**_LIMITS, **(limits or {})}),
             properties=frozenset(properties),
             kind=kind,
             needs=tuple(needs),

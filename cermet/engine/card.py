@@ -8,6 +8,7 @@ from typing import Any
 
 from cermet.checkpoints.front_matter import FrontMatter
 from cermet.checkpoints.origin import Origin
+from cermet.core.codec import Codec
 from cermet.core.registry import Method
 from cermet.engine.folder import RECORD
 from cermet.engine.licences import compare_licences, terms_of
@@ -16,7 +17,14 @@ from cermet.engine.transplant import Approximation
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan
 
-__all__ = ["model_card", "page", "restored_card", "sources_section", "transplant_card"]
+__all__ = [
+    "model_card",
+    "page",
+    "restored_card",
+    "sources_section",
+    "transplant_card",
+    "unpacked_card",
+]
 
 _OWN_TAGS = ("merge", "cermet")
 
@@ -207,6 +215,29 @@ checks them. The assembly is described by its `{MANIFEST}`.
 {sources_section(origins, models)}
 """
     return page(origins, body, tags=(method.name,))
+
+
+def unpacked_card(
+    expert: str,
+    base: str,
+    codec: Codec,
+    origins: Sequence[Origin],
+    models: Sequence[Mapping[str, Any]],
+) -> str:
+    """README.md of an expert that was restored from a delta archive.
+
+    models: the base and the archive, with their files.
+    """
+    body = f"""
+# {_cell(expert)}, restored
+
+Restored by Cermet from {_cell(base)} and a delta archive of the codec `{codec.name}`
+({codec.source}). `{RECORD}` holds the digests of everything that was written; `cermet verify`
+checks them.
+
+{sources_section(origins, models)}
+"""
+    return page(origins, body, tags=(codec.name,))
 
 
 def transplant_card(

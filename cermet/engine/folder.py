@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -214,6 +215,15 @@ class OutputFolder:
         """Names of the files that the output will have beside its record."""
         own = (_LOCK, _JOURNAL, RECORD)
         return sorted(p.name for p in self.work.iterdir() if p.name not in own)
+
+    def check_space(self, size: int) -> None:
+        """Refuse a disk that cannot hold an output of so many bytes."""
+        free = shutil.disk_usage(self.work).free
+        if size > free:
+            raise DiskError(
+                f"The output takes {size / 1e9:.2f} GB, but '{self.out.parent}' has "
+                f"{free / 1e9:.2f} GB free."
+            )
 
     def publish(self) -> None:
         """Give the finished folder its name; what stood there before is removed last."""

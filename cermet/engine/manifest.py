@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cermet.checkpoints.dtypes import SIZES
 from cermet.checkpoints.header import read_json
+from cermet.checkpoints.reader import DELTA
 from cermet.core.errors import FormatError, InputError
 from cermet.core.registry import takes
 from cermet.engine.run import Finished
@@ -88,7 +89,10 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder; InputError where there is none, FormatError where it is damaged."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"'{folder}' holds no {MANIFEST}; it is no assembly of Cermet's.")
+        raise InputError(
+            f"'{folder}' holds no {MANIFEST} and no {DELTA}; it is neither an assembly nor a delta "
+            "archive of Cermet's."
+        )
     data: Mapping[str, Any] = read_json(path, "the manifest")
     try:
         return Manifest.model_validate(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ import torch
 
 from cermet.checkpoints.origin import Origin
 from cermet.checkpoints.writer import Layout, ShardWriter
-from cermet.core.errors import DiskError
 from cermet.engine.folder import OutputFolder
 from cermet.engine.memory import MemoryGauge, keep_freed_memory
 from cermet.engine.record import beside, machine, origins_record, recipe_sha256, versions
 from cermet.engine.run import Options
 
-__all__ = ["Progress", "Ran", "check_space", "record_once", "run_once"]
+__all__ = ["Progress", "Ran", "record_once", "run_once"]
 
 Progress = Callable[[str, int], None]
 
@@ -32,16 +30,6 @@ class Ran:
     seconds: float
     sync_seconds: float
     peak: int
-
-
-def check_space(folder: OutputFolder, files: Layout) -> None:
-    """Refuse an output that the disk has no room for."""
-    free = shutil.disk_usage(folder.work).free
-    if files.size > free:
-        raise DiskError(
-            f"The output takes {files.size / 1e9:.2f} GB, but '{folder.out.parent}' has "
-            f"{free / 1e9:.2f} GB free."
-        )
 
 
 def run_once(

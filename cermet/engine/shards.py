@@ -17,13 +17,16 @@ import torch
 from cermet.checkpoints.dtypes import FLOATS
 from cermet.checkpoints.lora import AdaptedCheckpoint
 from cermet.checkpoints.origin import hub_sha256
+from cermet.checkpoints.quantised import DequantisedCheckpoint
 from cermet.checkpoints.reader import Checkpoint
+from cermet.checkpoints.revocabulary import RevocabularyCheckpoint
 from cermet.core.fingerprint import digest_bytes, digest_hex, sha256_hex
 from cermet.engine.run import Finished
 from cermet.recipes.plan import Plan
 
 __all__ = ["digest_of", "models_record", "shards_of", "stored"]
 
+_VIEWS = (AdaptedCheckpoint, DequantisedCheckpoint, RevocabularyCheckpoint)
 _STEP = 1 << 22  # elements looked at at once
 
 
@@ -41,8 +44,10 @@ def digest_of(checkpoint: Checkpoint, name: str) -> tuple[str, bool]:
 
 
 def stored(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as its files hold it: without its adapter, if it has one."""
-    return checkpoint.base if isinstance(checkpoint, AdaptedCheckpoint) else checkpoint
+    """The checkpoint as its files hold it: no adapter, no other vocabulary, nothing decoded."""
+    while isinstance(checkpoint, _VIEWS):
+        checkpoint = checkpoint.base
+    return checkpoint
 
 
 def shards_of(
@@ -96,7 +101,8 @@ def _digests(plan: Plan, finished: Finished) -> Sequence[Mapping[str, str]]:
         _, inputs = finished.digests[task.name]
         for named, digest in zip(task.inputs(), inputs, strict=True):
             checkpoint = plan.checkpoints[named.model]
-            if not checkpoint.exact:
+            below = stored(checkpoint).tensors.get(named.tensor)
+            if not checkpoint.exact or below != checkpoint.tensors[named.tensor]:
                 adapted.append((named.model, named.tensor))
                 continue
             nbytes = checkpoint.tensors[named.tensor].nbytes

@@ -14,6 +14,7 @@ from cermet.checkpoints.dtypes import TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import CermetError, FormatError, InputError
 from cermet.core.fingerprint import digest_bytes, digest_hex
+from cermet.engine.archive import changed_files, opened_parts, read_archive
 from cermet.engine.executors import Staged
 from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.group import Group
@@ -27,6 +28,7 @@ from cermet.recipes.plan import Named, Plan, Task
 __all__ = [
     "Findings",
     "check_again",
+    "check_archive",
     "check_beside",
     "check_digests",
     "check_parts",
@@ -112,6 +114,23 @@ def check_parts(
         found.checked += 1
         if progress is not None:
             progress(kept.tensors[name].nbytes)
+    return found
+
+
+def check_archive(folder: Path, progress: Callable[[int], None] | None = None) -> Findings:
+    """Compare the parts of a delta archive, and what stands beside them, with its manifest."""
+    found, archive = Findings(), read_archive(folder)
+    for error in changed_files(folder, archive):
+        found.add(Kind.OUTPUT, str(error))
+    kept = opened_parts(folder, archive)
+    for entry in archive.tensors.values():
+        for stored in entry.parts.values():
+            assert kept is not None
+            if digest_of(kept, stored.name)[0] != stored.digest:
+                found.add(Kind.OUTPUT, f"'{stored.name}' has changed since it was written")
+            found.checked += 1
+            if progress is not None:
+                progress(kept.tensors[stored.name].nbytes)
     return found
 
 

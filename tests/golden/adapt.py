@@ -1,7 +1,8 @@
 """From a golden file to our outputs: one public call a file, nothing of `out/` read.
 
 A file with a recipe is run by `cermet.merge`, on folders written from its tensors. A file
-without one is run by `cermet.merge_tensors`, with the original parameters mapped to ours.
+without one is run by `cermet.merge_tensors`, or compressed and restored, with the original
+parameters mapped to ours.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import cermet
 from cermet.core.registry import all_methods
+from tests.golden.by_codecs import BY_CODECS
 from tests.golden.by_tensors import BY_TENSORS
 from tests.golden.case import Case
 
@@ -52,7 +54,7 @@ def ours(case: Case) -> bool:
     """Whether our methods promise the outputs of a file."""
     if case.recipe is not None:
         return _parsed(case.recipe)["merge_method"] in all_methods()
-    return case.method in BY_TENSORS
+    return case.method in BY_TENSORS or case.method in BY_CODECS
 
 
 def run(
@@ -67,7 +69,7 @@ def run(
         return _by_recipe(case, models, out)
     if not ours(case):
         raise cermet.MethodError(f"'{case.method}' as in '{path}' is none of our methods.")
-    return BY_TENSORS[case.method](case)
+    return {**BY_TENSORS, **BY_CODECS}[case.method](case)
 
 
 def _parsed(recipe: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Compressed forms of one delta: one codec a file."""

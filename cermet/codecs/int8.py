@@ -1,0 +1,55 @@
+"""Deltas rounded to 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.codec import codec
+from cermet.core.types import Place
+from cermet.maths.groups import from_groups, to_groups
+
+
+def _covers(*, place: Place) -> bool:
+    return len(place.shape) > 1
+
+
+def _bytes(*, place: Place, group: int) -> int:
+    numel = torch.Size(place.shape).numel()
+    return numel + 2 * -(-numel // group)
+
+
+def _power(*, group: int) -> str | None:
+    return None if group & (group - 1) == 0 else f"group must be a power of two, not {group}"
+
+
+def _decode(*, codes: Tensor, scales: Tensor, group: int) -> Float[Tensor, "count"]:
+    return from_groups(codes, scales, group)
+
+
+@codec(
+    decode=_decode,
+    source="round to nearest",
+    covers=_covers,
+    size=_bytes,
+    check=_power,
+    limits={"group": (8, 65536)},
+)
+def int8(delta: Float[Tensor, "count"], *, group: int = 128) -> Mapping[str, Tensor]:
+    """Every weight's change in 8 bits, with a scale for each group of weights.
+
+    Maths       s = max |δ| / 127 in each group, in bfloat16;  δ̂ = s · round(δ / s)
+    Keeps       8 bits a weight of everything but vectors, and 16 bits for each group;
+                vectors are the expert's own
+    Parameters  group: weights that share a scale, a power of two
+    Error       at most half of s for each weight
+    When        a delta that has to be nearly exact, at half the bytes of a bfloat16 model
+    Example     >>> compress("int8", [[0.0, 0.0]], [[127.0, -1.2]])
+                [[127.0, -1.0]]
+    Departures  none
+    """
+    codes, scales = to_groups(delta, 8, group)
+    return {"codes": codes, "scales": scales}
