@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from cermet.core.registry import Method, all_methods, all_transforms
+from cermet.core.registry import Method, all_factor_methods, all_methods, all_transforms
 from cermet.engine.describe import blocks_of, models_of, needs_of
 
-__all__ = ["methods", "source_of", "transforms"]
+__all__ = ["adapters", "methods", "source_of", "transforms"]
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -37,6 +37,16 @@ def transforms(pages: str) -> str:
     for name, found in all_transforms().items():
         link, summary = f"[{name}]({pages}{name}.md)", found.summary.removesuffix(".")
         lines.append(f"| {link} | {found.passes - 1} | {summary} | {source_of(found)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def adapters(pages: str) -> str:
+    """A row for each method on adapters; its name links to its page in the folder `pages`."""
+    lines = ["| method | what it does | source |", "| --- | --- | --- |"]
+    for name, found in all_factor_methods().items():
+        mark = "Experimental: " if found.experimental else ""
+        summary = mark + found.summary.removesuffix(".")
+        lines.append(f"| [{name}]({pages}{name}.md) | {summary} | {source_of(found)} |")
     return "".join(f"{line}\n" for line in lines)
 
 

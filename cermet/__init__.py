@@ -22,7 +22,7 @@ from cermet.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from cermet.api import Merged, clean, merge, merge_tensors, open, plan, verify
+    from cermet.api import Merged, clean, merge, merge_adapters, merge_tensors, open, plan, verify
     from cermet.assemblies import restore
     from cermet.compression import Compressed, compress
     from cermet.core.registry import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         method,
     )
     from cermet.inspection import Comparison, Inspection, compare, inspect
+    from cermet.maths.factors import Factors
     from cermet.soups import learned_soup, soup
     from cermet.transplants import Transplanted, transplant
 
@@ -49,6 +50,7 @@ __all__ = [
     "DataError",
     "DiskError",
     "ExtraError",
+    "Factors",
     "FormatError",
     "Gram",
     "InputError",
@@ -74,6 +76,7 @@ __all__ = [
     "inspect",
     "learned_soup",
     "merge",
+    "merge_adapters",
     "merge_tensors",
     "method",
     "open",
@@ -93,6 +96,7 @@ _ROOMS = {
     "cermet.assemblies": {"restore"},
     "cermet.compression": {"Compressed", "compress"},
     "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
+    "cermet.maths.factors": {"Factors"},
     "cermet.soups": {"learned_soup", "soup"},
     "cermet.transplants": {"Transplanted", "transplant"},
 }  # fmt: skip

@@ -11,6 +11,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from cermet.adapters import (
+    for_adapters,
+    make_again,
+    merge_adapters,
+    plan_adapters,
+    write_adapter,
+)
 from cermet.checkpoints.carry import carry_files, chat_template
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.hub import locate
@@ -55,6 +62,7 @@ from cermet.engine.verify import (
     check_parts,
     explain_refusal,
 )
+from cermet.recipes.adapters import AdapterPlan
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.document import Document, from_data, read_document
 from cermet.recipes.origins import origins_of
@@ -68,6 +76,7 @@ __all__ = [
     "Merged",
     "clean",
     "merge",
+    "merge_adapters",
     "merge_tensors",
     "open",
     "plan",
@@ -84,7 +93,7 @@ class Merged:
 
     seconds: of the merge; sync_seconds: waiting for the disk; bytes: of all weight files.
     parts_bytes, experts: of an assembly, the bytes of what it keeps of its experts, and their
-    names.
+    names. lost: of adapters, the share of the norm of each module's delta that its rank left out.
     """
 
     path: Path
@@ -97,6 +106,7 @@ class Merged:
     warnings: tuple[str, ...] = field(default=())
     parts_bytes: int = 0
     experts: tuple[str, ...] = ()
+    lost: Mapping[str, float] = field(default_factory=dict)
 
 
 def open(path: str | Path) -> Mapping[str, Tensor]:
@@ -139,15 +149,21 @@ def _document(recipe: RecipeLike) -> Document:
     return from_data(recipe) if isinstance(recipe, Mapping) else read_document(Path(recipe))
 
 
-def plan(recipe: RecipeLike, *, compat: bool = False, root: Path | None = None) -> Plan:
+def plan(
+    recipe: RecipeLike, *, compat: bool = False, root: Path | None = None
+) -> Plan | AdapterPlan:
     """Resolve a recipe against the headers of its checkpoints; nothing is read or written.
 
     `recipe` is a file or a mapping. With `compat`, keys and parameters that mergekit would
     ignore are warnings of the plan instead of errors. Relative paths of models start from
-    the current folder, or from `root` if they are found there.
+    the current folder, or from `root` if they are found there. Where the models are adapters,
+    the plan is that of an adapter.
     """
     document = _document(recipe)
     parsed, warnings = parse_recipe(document, compat=compat)
+    if for_adapters(parsed, document, root):
+        adapters = plan_adapters(parsed, document, compat=compat, root=root)
+        return replace(adapters, warnings=(*warnings, *adapters.warnings))
     check_recipe(parsed, document, compat=compat)  # before anything is fetched or opened
     _check_beside(parsed, document)
 
@@ -195,9 +211,9 @@ def merge(
     executor: Literal["auto", "threads", "processes"] = "auto",
     notes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    planned: Callable[[Plan], None] | None = None,
+    planned: Callable[[Plan | AdapterPlan], None] | None = None,
 ) -> Merged:
-    """Run a recipe and write the merged checkpoint into the folder `out`.
+    """Run a recipe and write the merged checkpoint, or adapter, into the folder `out`.
 
     Parameters
     ----------
@@ -217,6 +233,15 @@ def merge(
     if planned is not None:
         planned(resolved)
     document = _document(recipe)
+    if isinstance(resolved, AdapterPlan):
+        text = _as_yaml(document.data)
+        done = write_adapter(
+            resolved, document.data, text, Path(out), options, progress, notes or {}
+        )
+        return Merged(
+            Path(out), done.seconds, done.sync_seconds, done.bytes, done.peak, done.tensors, 0,
+            resolved.warnings, lost=done.lost,
+        )  # fmt: skip
     check_apart(resolved, Path(out))
     check_copies(resolved)
     with OutputFolder(Path(out), resume=resume, overwrite=overwrite) as folder:
@@ -346,7 +371,10 @@ def verify(
         found.take(explain_refusal(error, _named(record, root), root, edited=edited))
         return found
     options = Options(threads=threads, device=str(record["run"]["device"]))
-    found.take(check_again(resolved, record, options, seed, edited=edited))
+    if isinstance(resolved, AdapterPlan):
+        found.take(make_again(folder, resolved, record, options, seed, edited=edited))
+    else:
+        found.take(check_again(resolved, record, options, seed, edited=edited))
     return found
 
 

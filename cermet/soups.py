@@ -144,6 +144,7 @@ def _planned(names: Sequence[str], out: Path, overwrite: bool) -> Plan:
     if not names:
         raise InputError("A soup needs at least one model.")
     resolved = plan(_recipe(names))
+    assert isinstance(resolved, Plan)  # adapters are no models that linear could average
     check_apart(resolved, out)
     check_copies(resolved)
     with OutputFolder(out, resume=False, overwrite=overwrite) as folder:

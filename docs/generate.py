@@ -15,8 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.methods import methods, source_of, transforms
-from cermet.core.registry import Method, Parameter, all_methods, all_transforms
+from bench.methods import adapters, methods, source_of, transforms
+from cermet.core.registry import (
+    Method,
+    Parameter,
+    all_factor_methods,
+    all_methods,
+    all_transforms,
+)
 from cermet.engine.describe import base_of, blocks_of, grain_of, models_of, sections
 
 FOLDER = Path(__file__).resolve().parent / "methods"
@@ -44,15 +50,27 @@ need no change to Cermet; see [Plugins](../plugins.md).
 What can stand before or after a merge in a [pipeline](../recipes.md#pipelines). `more passes` is
 how often the weights are read for it beside the merge itself, at most.
 
-{transforms}"""
+{transforms}
+## Adapters
+
+Methods that merge LoRA adapters as adapters, from factors to factors; see
+[Adapters](../adapters.md). The methods on deltas above work on adapters too.
+
+{adapters}"""
 
 
 def pages() -> dict[str, str]:
     """Every generated page by its file name."""
     found = {f"{name}.md": page(method) for name, method in all_methods().items()}
-    index = _INDEX.format(count=len(found), table=methods(""), transforms=transforms("transforms/"))
+    index = _INDEX.format(
+        count=len(found),
+        table=methods(""),
+        transforms=transforms("transforms/"),
+        adapters=adapters("adapters/"),
+    )
     steps = {f"transforms/{name}.md": page(step) for name, step in all_transforms().items()}
-    return {"index.md": _NOTE + "\n" + index, **found, **steps}
+    others = {f"adapters/{name}.md": page(one) for name, one in all_factor_methods().items()}
+    return {"index.md": _NOTE + "\n" + index, **found, **steps, **others}
 
 
 def page(method: Method) -> str:
@@ -69,14 +87,20 @@ def page(method: Method) -> str:
             "A transform, for a [pipeline](../../recipes.md#pipelines); more passes over the "
             f"weights: up to {method.passes - 1}{random}.  \nSource: {source_of(method)}."
         )
+    if method.on == "factors":
+        facts = (
+            f"Merges LoRA [adapters](../../adapters.md) as adapters{random}.  \n"
+            f"Source: {source_of(method)}."
+        )
     if method.experimental:
         facts += f'\n\n!!! warning "Experimental"\n    {_sentence([method.experimental])}'
+    example = _adapter_example if method.on == "factors" else _example
     parts = [
         f"{_NOTE}\n# {method.name}\n\n{method.summary}\n\n{facts}",
         _fenced("text", said["Maths"]),
         f"## When\n\n{_sentence(said['When'])}",
         f"## In a recipe\n\n{_fenced('yaml', _recipe(method))}\n\n{_parameters(method, said)}",
-        f"## Example\n\n{_fenced('pycon', _example(said['Example']))}",
+        f"## Example\n\n{_fenced('pycon', example(said['Example']))}",
         f"## Properties\n\n{_sentence(said['Properties'])}",
         f"## Inputs\n\n{_sentence(said['Inputs'])}",
         f"## Departures\n\n{_sentence(said['Departures'])}",
@@ -165,7 +189,8 @@ def _recipe(method: Method) -> list[str]:
     if method.base in ("required", "first"):
         lines.append("base_model: models/base")
     lines.append("models:")
-    for name in ("models/math", "models/code")[:count]:
+    kind = "adapters" if method.on == "factors" else "models"
+    for name in (f"{kind}/math", f"{kind}/code")[:count]:
         lines.append(f"  - model: {name}")
         own = [f"{n.name}: {_file(n.name, name)}" for n in method.needs if n.per_model]
         if own:
@@ -228,6 +253,33 @@ def _example(lines: Sequence[str]) -> list[str]:
     ]
 
 
+def _adapter_example(lines: Sequence[str]) -> list[str]:
+    """The docstring's example, spelled out as a call of `cermet.merge_adapters`."""
+    (found,) = doctest.DocTestParser().get_examples("\n".join(lines))
+    call = ast.parse(found.source, mode="eval").body
+    assert isinstance(call, ast.Call)
+    name, pairs = (ast.literal_eval(a) for a in call.args)
+    spelled = "".join(f", {k.arg}={ast.unparse(k.value)}" for k in call.keywords)
+    lines = [">>> import cermet, torch", ">>> adapters = ["]
+    for a, b in pairs:
+        held = [
+            f'...             "x.lora_{side}.weight": torch.tensor({_floats(rows)}),'
+            for side, rows in (("A", a), ("B", b))
+        ]
+        config = f'{{"peft_type": "LORA", "r": {len(a)}, "lora_alpha": {len(a)}}}'
+        lines += ["...     (", "...         {", *held, "...         },"]
+        lines += [f"...         {config},", "...     ),"]
+    return [
+        *lines,
+        "... ]",
+        *_called(f'"{name}", adapters{spelled}', "merged, config = cermet.merge_adapters"),
+        '>>> scale = config["lora_alpha"] / config["r"]',
+        '>>> delta = scale * merged["x.lora_B.weight"] @ merged["x.lora_A.weight"]',
+        ">>> [[round(x, 4) + 0.0 for x in row] for row in delta.tolist()]",
+        *found.want.splitlines(),
+    ]
+
+
 def _statistics(needs: str) -> list[str]:
     """The statistics of an example, as tensors by name."""
     found = [">>> needs = {"]
@@ -243,12 +295,16 @@ def _statistics(needs: str) -> list[str]:
     return [*found, "... }"]
 
 
-def _called(arguments: str) -> list[str]:
+def _floats(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[float(x) for x in row] for row in rows]
+
+
+def _called(arguments: str, function: str = "merged = cermet.merge_tensors") -> list[str]:
     """The call, on three lines where one would be too long for the formatter."""
-    line = f"merged = cermet.merge_tensors({arguments})"
+    line = f"{function}({arguments})"
     if len(line) <= 100:
         return [f">>> {line}"]
-    return [">>> merged = cermet.merge_tensors(", f"...     {arguments}", "... )"]
+    return [f">>> {function}(", f"...     {arguments}", "... )"]
 
 
 def _tensor(values: str) -> str:
@@ -265,7 +321,8 @@ def stale(folder: Path) -> list[str]:
 def write(folder: Path) -> None:
     """Write every page that differs, and remove those of methods that are gone."""
     wanted = pages()
-    (folder / "transforms").mkdir(parents=True, exist_ok=True)
+    for shelf in ("transforms", "adapters"):
+        (folder / shelf).mkdir(parents=True, exist_ok=True)
     for name in stale(folder):
         if name in wanted:
             (folder / name).write_text(wanted[name], "utf-8")

@@ -59,6 +59,26 @@ def _merge(method: str, base: Numbers | None, experts: Sequence[Numbers], **para
     return rounded.tolist()
 
 
+def _merge_lora(method: str, adapters: Sequence[tuple[Numbers, Numbers]], **parameters: Any) -> Any:
+    """`cermet.merge_adapters` on one module, from lists of A and B to the delta, rounded."""
+    from cermet import merge_adapters
+
+    given = [
+        (
+            {
+                f"x.lora_{n}.weight": torch.tensor(f, dtype=torch.float32)
+                for n, f in zip("AB", pair, strict=True)
+            },
+            {"peft_type": "LORA", "r": len(pair[0]), "lora_alpha": len(pair[0])},
+        )
+        for pair in adapters
+    ]
+    found, config = merge_adapters(method, given, **parameters)
+    scale = config["lora_alpha"] / config["r"]
+    delta = scale * found["x.lora_B.weight"].double() @ found["x.lora_A.weight"].double()
+    return ((delta * 1e4).round() / 1e4 + 0.0).tolist()
+
+
 def _statistic(values: Numbers) -> Any:
     """A statistic of one tensor: a list for each expert, or one list for all."""
     if isinstance(values[0], Sequence):
@@ -89,8 +109,15 @@ def merge() -> Any:
     return _merge
 
 
+@pytest.fixture(scope="session")
+def merge_lora() -> Any:
+    """What the Example sections of methods on adapters call `merge_lora`."""
+    return _merge_lora
+
+
 @pytest.fixture(autouse=True)
 def _namespace(doctest_namespace: dict[str, Any]) -> None:
     """The names that doctests may use."""
     doctest_namespace["merge"] = _merge
     doctest_namespace["compress"] = _compress
+    doctest_namespace["merge_lora"] = _merge_lora

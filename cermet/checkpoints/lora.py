@@ -28,7 +28,7 @@ from cermet.checkpoints.lora_ties import spread_to_ties
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint
 from cermet.core.errors import FormatError
 
-__all__ = ["AdaptedCheckpoint"]
+__all__ = ["AdaptedCheckpoint", "read_weights", "tile_rows"]
 
 _TILE = 262_144  # elements; a tile of float32 and its product fit in a core's cache
 
@@ -66,7 +66,7 @@ class AdaptedCheckpoint:
         self.config: Mapping[str, Any] = base.config
         self._base = base
         config = read_adapter_config(adapter)
-        file, values = _read_adapter(adapter)
+        file, values = read_weights(adapter)
         self.adapter = (adapter / "adapter_config.json", file)
         self._edits = plan_edits(file, values, config, base.tensors)
         spread_to_ties(base, self._edits)
@@ -133,7 +133,7 @@ class AdaptedCheckpoint:
     ) -> torch.Tensor:
         """A range of a tensor with a low-rank delta, cut out of whole tiles."""
         block = torch.empty(stop - start)
-        matrix, height = low_rank.rows * low_rank.cols, _height(low_rank)
+        matrix, height = low_rank.rows * low_rank.cols, tile_rows(low_rank.cols)
         place = start
         while place < stop:
             which, inside = divmod(place, matrix)
@@ -166,7 +166,7 @@ class AdaptedCheckpoint:
         if held.name != name:
             held.name, held.factors = name, low_rank.factors()
         left, right = held.factors
-        end = min(top + _height(low_rank), low_rank.rows)
+        end = min(top + tile_rows(low_rank.cols), low_rank.rows)
         delta = left[which, top:end] @ right[which]
         first = (which * low_rank.rows + top) * low_rank.cols
         source = self._source(name, edit, first, first + delta.numel())
@@ -189,7 +189,7 @@ class AdaptedCheckpoint:
     def _column_lengths(self, name: str, edit: Edit, low_rank: LowRank) -> torch.Tensor:
         """Length of every column of W + s B A: one pass over the tiles, in order."""
         total = torch.zeros(low_rank.cols, dtype=torch.float64)
-        for top in range(0, low_rank.rows, _height(low_rank)):
+        for top in range(0, low_rank.rows, tile_rows(low_rank.cols)):
             total += _squares(self._sum(name, edit, low_rank, 0, top), 0)
         return total.sqrt().to(torch.float32)
 
@@ -204,9 +204,9 @@ class _Held(threading.local):
         self.tile = torch.empty(0)
 
 
-def _height(low_rank: LowRank) -> int:
+def tile_rows(columns: int) -> int:
     """Rows of a tile: by shape alone. Multiples of 16 keep every tile aligned for BLAS."""
-    rows = _TILE // max(low_rank.cols, 1)
+    rows = _TILE // max(columns, 1)
     return rows // 16 * 16 or max(rows, 1)
 
 
@@ -215,7 +215,7 @@ def _squares(values: torch.Tensor, dim: int) -> torch.Tensor:
     return values.to(torch.float64).square_().sum(dim)
 
 
-def _read_adapter(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+def read_weights(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """The adapter's weights, mapped from their file; safetensors first, as in PEFT."""
     file = folder / "adapter_model.safetensors"
     if not file.is_file():

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from cermet.checkpoints.header import read_json
 from cermet.core.errors import FormatError
 
-__all__ = ["AdapterConfig", "read_adapter_config"]
+__all__ = ["AdapterConfig", "parse_adapter_config", "read_adapter_config"]
 
 # LoRA settings under which base + scale * B @ A is not the adapted model
 _REFUSED = {
@@ -114,7 +114,14 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise FormatError(f"{file}: no such file; expected the folder of a PEFT adapter")
-    raw = read_json(file, "the adapter's configuration")
+    return parse_adapter_config(file, read_json(file, "the adapter's configuration"))
+
+
+def parse_adapter_config(file: Path, raw: Mapping[str, Any]) -> AdapterConfig:
+    """Check what `adapter_config.json` holds; `file` is what messages call it.
+
+    Raises FormatError as `read_adapter_config`.
+    """
     _refuse(file, raw)
     return AdapterConfig(
         file=file,

@@ -31,7 +31,7 @@ from cermet.checkpoints.lora_names import Names
 from cermet.checkpoints.lora_parts import Edit, LowRank
 from cermet.core.errors import FormatError, MismatchError
 
-__all__ = ["plan_edits"]
+__all__ = ["plan_edits", "sort_parts"]
 
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|"
@@ -66,7 +66,7 @@ def plan_edits(
     MismatchError: it does not fit the base; names the tensor and the shape expected.
     """
     planner = _Planner(file, config, base)
-    replaced, modules = _sort(file, values)
+    replaced, modules = sort_parts(file, values)
     for name, value in replaced.items():
         planner.replace(name, value, replaced)
     for module, levels in modules.items():
@@ -76,7 +76,7 @@ def plan_edits(
     return planner.edits
 
 
-def _sort(
+def sort_parts(
     file: Path, values: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, _Parts]]]:
     """Tensors that replace, by name; and LoRA's parts, by module and depth (0 is outermost)."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from cermet.recipes.adapters import AdapterPlan
     from cermet.recipes.plan import Plan
 
 __all__ = ["merge"]
@@ -52,7 +53,7 @@ def merge(
         load_plugin(path)
     bar = Bar("merging")
 
-    def planned(plan: Plan) -> None:
+    def planned(plan: Plan | AdapterPlan) -> None:
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}", err=True)
         for note in plan.notes:
@@ -87,6 +88,13 @@ def merge(
         f"{done.seconds:.2f} s (and {done.sync_seconds:.2f} s until all was on the disk)"
         f"{resumed}."
     )
+    if any(done.lost.values()):
+        module, most = max(done.lost.items(), key=lambda item: item[1])
+        mean = sum(done.lost.values()) / len(done.lost)
+        typer.echo(
+            f"The rank left out {mean:.1%} of the norm of a module's delta in the mean, and "
+            f"{most:.1%} at most ({module})."
+        )
     if done.experts:
         typer.echo(
             f"{decimal(done.parts_bytes)} beside it restore {', '.join(done.experts)}: "

@@ -25,7 +25,13 @@ def methods(
     ] = False,
 ) -> None:
     """List the methods and transforms, or explain one."""
-    from cermet.core.registry import all_methods, all_transforms, find_step, load_plugin
+    from cermet.core.registry import (
+        all_factor_methods,
+        all_methods,
+        all_transforms,
+        find_step,
+        load_plugin,
+    )
 
     for path in plugin or []:
         load_plugin(path)
@@ -40,7 +46,8 @@ def methods(
                 typer.echo("\n" * (2 if i else 0), nl=False)
                 _explain(one)
         return
-    everything = [_described(m) for m in (*all_methods().values(), *all_transforms().values())]
+    held = (all_methods(), all_transforms(), all_factor_methods())
+    everything = [_described(method) for shelf in held for method in shelf.values()]
     if as_json:
         typer.echo(json.dumps(everything, indent=2))
     elif long:
@@ -50,24 +57,30 @@ def methods(
 
 
 def _list(everything: list[dict[str, Any]]) -> None:
-    """A line for each method, then one for each transform."""
+    """A line for each method, then one for each transform, and for each method on adapters."""
     from rich.console import Console
     from rich.table import Table
 
     titles = ("method", "models", "needs", "passes", "memory", "what it does")
     table = Table(*titles, box=None, pad_edge=False)
     steps = Table("transform", "more passes", "what it does", box=None, pad_edge=False)
+    adapters = Table("adapter method", "what it does", box=None, pad_edge=False)
     for row in everything:
+        mark = "experimental: " if row["experimental"] else ""
+        if row["on"] == "factors":
+            adapters.add_row(row["name"], mark + row["summary"])
+            continue
         if row["kind"] == "transform":
             steps.add_row(row["name"], str(row["passes"] - 1), row["summary"])
             continue
-        mark = "experimental: " if row["experimental"] else ""
         numbers = (str(row["passes"]), f"{row['memory_blocks']:.0f}")
         table.add_row(row["name"], row["models"], row["needs"], *numbers, mark + row["summary"])
     console = Console()
     console.print(table)
     console.print()
     console.print(steps)
+    console.print()
+    console.print(adapters)
 
 
 def _paragraph(row: dict[str, Any]) -> list[str]:
@@ -75,6 +88,8 @@ def _paragraph(row: dict[str, Any]) -> list[str]:
     lines = [f"{row['name']}  ({row['source']})", f"  {row['summary']}"]
     lines += [f"  when: {row['when']}"] if row["when"] else []
     lines += [f"  experimental: {row['experimental']}"] if row["experimental"] else []
+    if row["on"] == "factors":
+        return [*lines, "  models: LoRA adapters, as adapters"]
     cost = f"passes: up to {row['passes']}; memory: {_memory(row)}"
     return [*lines, f"  models: {row['models']}; needs: {row['needs']}; {cost}"]
 
@@ -131,14 +146,17 @@ def _explain(method: Any) -> None:
     described = _described(method)
     typer.echo(f"{method.name}  ({method.source})\n")
     typer.echo(inspect.cleandoc(method.function.__doc__ or ""))
-    if method.kind == "transform":
+    if method.on == "factors":
+        typer.echo("\nIn a recipe whose models are LoRA adapters")
+    elif method.kind == "transform":
         typer.echo("\nIn a pipeline")
         typer.echo(f"  passes      up to {described['passes'] - 1} more over the weights")
     else:
         typer.echo("\nIn a recipe")
         typer.echo(f"  models      {described['models']}, base model: {described['base']}")
         typer.echo(f"  passes      up to {described['passes']} over the weights")
-    typer.echo(f"  memory      {_memory(described)}")
+    if method.on != "factors":
+        typer.echo(f"  memory      {_memory(described)}")
     if method.experimental:
         typer.echo(f"  experimental: {method.experimental}")
     for need in method.needs:

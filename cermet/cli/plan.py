@@ -35,14 +35,24 @@ def plan(
 ) -> None:
     """Print what a merge would do, without reading or writing any weights."""
     from cermet import api
+    from cermet.cli.adapters import print_adapters
     from cermet.core.registry import load_plugin
     from cermet.engine.forecast import forecast
+    from cermet.engine.interference import adapter_forecast
     from cermet.engine.memory import parse_size
     from cermet.engine.run import Options
+    from cermet.recipes.adapters import AdapterPlan
 
     for path in plugin or []:
         load_plugin(path)
     resolved = api.plan(recipe, compat=mergekit_compat)
+    if isinstance(resolved, AdapterPlan):
+        adapters = adapter_forecast(resolved, out or Path("."))
+        if as_json:
+            typer.echo(json.dumps(adapters, indent=2))
+        else:
+            print_adapters(adapters)
+        return
     options = Options(parse_size(memory), threads, shard_size=parse_size(shard_size))
     found = forecast(resolved, options, out or Path("."))
     if as_json:

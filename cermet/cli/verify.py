@@ -19,8 +19,13 @@ def verify(
 ) -> None:
     """Check a merged checkpoint: its bytes, its numbers, and whether it can be made again."""
     from cermet import api
-    from cermet.core.errors import DataError
+    from cermet.core.errors import DataError, InputError
+    from cermet.engine.adapter_files import FORM
 
+    if load and api.record_in(path).get("of") == FORM:
+        raise InputError(
+            f"'{path}' is an adapter, which is no model to be run; merge base+{path} and load that."
+        )
     found = api.verify(path, seed=seed)
     typer.echo(f"{found.checked} tensors read, {found.remade} made again from the recipe.")
     for problem in found.problems:

@@ -14,7 +14,8 @@ from functools import cache
 from typing import Any, Literal
 
 from cermet.core.errors import MethodError
-from cermet.core.registry import Limits, Parameter, nearest, read_parameters
+from cermet.core.parameters import Limits, Parameter, parameters_of
+from cermet.core.registry import nearest
 from cermet.core.rounds import Round
 from cermet.core.types import Place, Role
 
@@ -172,7 +173,7 @@ def codec(
             bound=bound,
             adapter=adapter,
             check=check,
-            parameters=read_parameters(function, derived, limits or {}),
+            parameters=parameters_of(function, derived, limits or {}),
         )
         return function
 

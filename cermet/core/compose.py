@@ -30,7 +30,7 @@ def misplaced(steps: Sequence[Method]) -> tuple[int, str] | None:
     merges = [i for i, step in enumerate(steps) if step.kind == "merge"]
     for i in merges:
         if steps[i].on != "deltas":
-            return i, f"'{steps[i].name}' works on weights; a pipeline is made of deltas"
+            return i, f"'{steps[i].name}' works on {steps[i].on}; a pipeline is made of deltas"
     for i, step in enumerate(steps):
         if step.needs and merges and i > merges[0]:
             return i, f"'{step.name}' needs statistics of models, and after the merge there is one"

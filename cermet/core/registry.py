@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from cermet.core.errors import InputError, MethodError
 from cermet.core.needs import Need
+from cermet.core.parameters import Limits, Parameter, PerModel, parameters_of
 from cermet.core.parts import Bits, Numbers, Part
 from cermet.core.rounds import Gram, Kth, Round, Rows, Sum
 from cermet.core.types import Grain, On
@@ -39,6 +40,7 @@ __all__ = [
     "Round",
     "Rows",
     "Sum",
+    "all_factor_methods",
     "all_methods",
     "all_transforms",
     "call",
@@ -47,12 +49,8 @@ __all__ = [
     "load_plugin",
     "method",
     "nearest",
-    "read_parameters",
     "takes",
 ]
-
-PerModel = tuple[float, ...]
-"""A parameter with one value for each model that the method is given, in recipe order."""
 
 Kind = Literal["merge", "transform"]
 """What a method makes of the models: one, or as many as there were (a step of a pipeline)."""
@@ -64,34 +62,6 @@ required: it is subtracted from the experts, and added to the result. optional: 
 where the recipe names one. first: it is the first of the models that the method is given.
 none: there is no base; a `base_model` in the recipe is one more input.
 """
-
-_MISSING: Any = inspect.Parameter.empty
-_ANY = (None, None)
-_ENGINE_ONLY = {"mask", "noise", "place", "count", "original"}
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One parameter of a method, as recipes and the documentation see it."""
-
-    name: str  # as recipes spell it: `lambda`, not `lambda_`
-    argument: str
-    per_model: bool
-    kind: type  # float, int, bool, or str where there are choices
-    default: Any  # _MISSING where the recipe has to give a value
-    optional: bool  # None is a value
-    limits: tuple[float | None, float | None] = (None, None)  # least and most, inclusive
-    choices: tuple[str, ...] = ()  # the words of a Literal
-
-    @property
-    def type_name(self) -> str:
-        """What values it takes: the name of a type, or the words to choose from."""
-        return " or ".join(self.choices) or self.kind.__name__
-
-    @property
-    def required(self) -> bool:
-        """Whether a recipe has to give a value."""
-        return self.default is _MISSING
 
 
 @dataclass(frozen=True)
@@ -120,6 +90,8 @@ class Method:
     experimental: str = ""  # why, where the method is
     parts: tuple[Part, ...] = ()
     restore: Callable[..., Any] | None = None
+    rank: Callable[..., int] | None = None
+    forms_deltas: bool = False
     steps: tuple[Method, ...] = ()  # of a pipeline: its steps with their parameters in it
 
     @property
@@ -153,44 +125,9 @@ class Method:
         return sum(r.reads for r in self.rounds) + 1
 
 
-_LIMITS: Mapping[str, Limits] = {"density": (0.0, 1.0)}  # wherever the name is used
-
 _registered: dict[str, Method] = {}
 _transforms: dict[str, Method] = {}
-
-Limits = tuple[float | None, float | None]
-
-
-def read_parameters(
-    function: Callable[..., Any], derived: set[str], limits: Mapping[str, Limits]
-) -> dict[str, Parameter]:
-    """The parameters that a signature declares, without what the engine gives (`derived`)."""
-    found: dict[str, Parameter] = {}
-    for argument, spec in inspect.signature(function, eval_str=True).parameters.items():
-        if spec.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        if argument in derived or argument in _ENGINE_ONLY:
-            continue
-        note = spec.annotation
-        per_model = note == PerModel
-        options = getattr(note, "__args__", ())
-        optional = not per_model and type(None) in options
-        if optional:
-            note = next(o for o in options if o is not type(None))
-            per_model = note == PerModel
-        name = argument.rstrip("_")
-        choices = get_args(note) if get_origin(note) is Literal else ()
-        kind = float if per_model else str if choices else note
-        if kind not in (float, int, bool) and not choices:
-            raise MethodError(
-                f"The parameter '{name}' of '{function.__name__}' is annotated {note!r}; a "
-                "parameter is a float, an int, a bool, a Literal of words, or a cermet.PerModel."
-            )
-        limited = limits.get(name, _ANY)
-        found[name] = Parameter(
-            name, argument, per_model, kind, spec.default, optional, limited, choices
-        )
-    return found
+_on_factors: dict[str, Method] = {}
 
 
 def method(
@@ -216,6 +153,8 @@ def method(
     experimental: str = "",
     parts: Sequence[Part] = (),
     restore: Callable[..., Any] | None = None,
+    rank: Callable[..., int] | None = None,
+    forms_deltas: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a method; the decorated function is returned unchanged.
 
@@ -226,7 +165,9 @@ def method(
 
     Parameters
     ----------
-    on: "weights" or "deltas" (expert minus base; the engine subtracts, and adds back).
+    on: "weights", "deltas" (expert minus base; the engine subtracts, and adds back) or "factors"
+        (of the adapters that have a module, as a sequence of `cermet.maths.factors.Factors`;
+        their method returns those of the result, and `rslora` says what the first one uses).
     source: where the method was published.
     kind: "merge", or "transform": [models, *block] -> the same shape, in memory of its own or
         the block itself, unchanged. A transform stands in a pipeline before or after a merge.
@@ -254,19 +195,23 @@ def method(
         a mapping from the parts' names.
     restore: merged block [*block] -> the block of one expert's model; takes `base` (the same
         block of the base) and the expert's parts by name, None where a tensor has none.
+    rank: of a method on factors, the rank of its result, from parameters, `count` and the
+        `ranks` of the adapters that have the module, their `largest` rank of any module, and
+        the `shape` [out, in] of the delta. MethodError where the ranks do not fit.
+    forms_deltas: a method on factors multiplies them out, and so needs memory for the deltas.
     """
     chosen: Callable[..., Grain] = grain if callable(grain) else lambda: grain
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         derived = {r.name for r in rounds} | set(fitted) | {n.name for n in needs}
         name = function.__name__
-        shelf = _registered if kind == "merge" else _transforms
+        shelf = _shelf(kind, on)
         _check_new(function, shelf)
         shelf[name] = Method(
             name=name,
             function=function,
             on=on,
-            base=base,
+            base="none" if on == "factors" else base,
             grain=chosen,
             mask=mask,
             rounds=tuple(rounds),
@@ -278,17 +223,25 @@ def method(
             source=source,
             check=check,
             accepts=dict(accepts or {}),
-            parameters=read_parameters(function, derived, {**_LIMITS, **(limits or {})}),
+            parameters=parameters_of(function, derived, limits or {}),
             properties=frozenset(properties),
             kind=kind,
             needs=tuple(needs),
             experimental=experimental,
             parts=tuple(parts),
             restore=restore,
+            rank=rank,
+            forms_deltas=forms_deltas,
         )
         return function
 
     return register
+
+
+def _shelf(kind: Kind, on: On) -> dict[str, Method]:
+    if kind == "transform":
+        return _transforms
+    return _on_factors if on == "factors" else _registered
 
 
 def _check_new(function: Callable[..., Any], shelf: Mapping[str, Method]) -> None:
@@ -325,13 +278,17 @@ def _walk() -> None:
     for module in pkgutil.walk_packages(shelf.__path__, shelf.__name__ + "."):
         importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group="cermet.methods"):
-        before = len(_registered) + len(_transforms)
+        before = _count()
         _imported(entry.load, f"The plugin '{entry.name}' ({entry.value})")
-        if len(_registered) + len(_transforms) == before:
+        if _count() == before:
             raise InputError(
                 f"The plugin '{entry.name}' ({entry.value}) registers no method (see "
                 "@cermet.method); correct or uninstall its package."
             )
+
+
+def _count() -> int:
+    return len(_registered) + len(_transforms) + len(_on_factors)
 
 
 def _imported(load: Callable[[], Any], what: str) -> None:
@@ -355,9 +312,15 @@ def all_transforms() -> dict[str, Method]:
     return dict(sorted(_transforms.items()))
 
 
+def all_factor_methods() -> dict[str, Method]:
+    """Every method on the factors of adapters, by name, sorted."""
+    _walk()
+    return dict(sorted(_on_factors.items()))
+
+
 def find_method(name: str) -> Method:
     """The method of this name; MethodError with the nearest spelling where there is none."""
-    methods = all_methods()
+    methods = {**all_methods(), **all_factor_methods()}
     if name in methods:
         return methods[name]
     if name in _transforms:
@@ -369,7 +332,7 @@ def find_method(name: str) -> Method:
 
 def find_step(name: str) -> Method:
     """The transform or else the method of this name: what it means as a step of a pipeline."""
-    steps = {**all_methods(), **all_transforms()}
+    steps = {**all_methods(), **all_factor_methods(), **all_transforms()}
     if name in steps:
         return steps[name]
     raise MethodError(
@@ -392,10 +355,11 @@ def load_plugin(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"cermet_plugin_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise InputError(f"The plugin '{path}' is not a Python file.")
-    before = len(all_methods()) + len(all_transforms())
+    _walk()
+    before = _count()
     module = importlib.util.module_from_spec(spec)
     loader = spec.loader
     _imported(lambda: loader.exec_module(module), f"The plugin '{path}'")
-    held = [*_registered.values(), *_transforms.values()]
+    held = [*_registered.values(), *_transforms.values(), *_on_factors.values()]
     if len(held) == before and all(m.function.__module__ != module.__name__ for m in held):
         raise InputError(f"The plugin '{path}' registers no method (see @cermet.method).")

@@ -11,8 +11,8 @@ __all__ = ["Grain", "On", "Place", "Position", "Role"]
 Grain = Literal["element", "row", "column", "tensor"]
 """The smallest piece on which a method's maths is exact."""
 
-On = Literal["weights", "deltas"]
-"""What a method is given: weights as they are, or experts minus their base."""
+On = Literal["weights", "deltas", "factors"]
+"""What a method is given: weights as they are, experts minus their base, or LoRA's A and B."""
 
 Position = Literal["before", "inside", "after"]
 """Where a tensor stands: before the stack of layers, inside a layer, or after the stack."""

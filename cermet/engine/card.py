@@ -19,6 +19,7 @@ from cermet.recipes.plan import Plan
 
 __all__ = [
     "model_card",
+    "named",
     "page",
     "restored_card",
     "sources_section",
@@ -125,12 +126,13 @@ def _cell(text: str) -> str:
 def _how(method: Method) -> str:
     """A sentence on the method, or a list of the steps of a pipeline."""
     if not method.steps:
-        return f"Made by Cermet with the method {_named(method)}"
-    steps = (f"{i}. {_named(step)}" for i, step in enumerate(method.steps, start=1))
+        return f"Made by Cermet with the method {named(method)}"
+    steps = (f"{i}. {named(step)}" for i, step in enumerate(method.steps, start=1))
     return "\n".join(["Made by Cermet with a pipeline of these steps:", "", *steps, ""])
 
 
-def _named(method: Method) -> str:
+def named(method: Method) -> str:
+    """A method's name, source and summary."""
     summary = method.summary[:1].lower() + method.summary[1:]
     return f"`{method.name}` ({method.source}): {summary}"
 

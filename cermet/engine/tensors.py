@@ -65,6 +65,8 @@ def merge_tensors(
     """
     found, values = _found(method, parameters, len(experts))
     name = found.name
+    if found.on == "factors":
+        raise MethodError(f"'{name}' merges LoRA adapters; give them to cermet.merge_adapters.")
     if noise is not None and not found.noise:
         raise MethodError(f"'{name}' draws no random numbers, so it takes no noise.")
     if found.base in ("required", "first") and base is None:

@@ -30,10 +30,13 @@ class Part:
 
 
 def check_recipe(
-    recipe: Recipe, document: Document, *, compat: bool = False
+    recipe: Recipe, document: Document, *, compat: bool = False, method: Method | None = None
 ) -> tuple[Method, list[str]]:
-    """Everything that can be refused without looking at a checkpoint: method, names, counts."""
-    method = method_of(recipe, document)
+    """Everything that can be refused without looking at a checkpoint: method, names, counts.
+
+    `method`: the recipe's own by default.
+    """
+    method = method or method_of(recipe, document)
     for key in ("dtype", "out_dtype"):
         value = getattr(recipe, key)
         if value is not None:

@@ -26,7 +26,7 @@ from cermet.recipes.schema import ModelRef, Recipe, Source
 from cermet.recipes.settings import unmatched_filters
 from cermet.recipes.whole import check_whole
 
-__all__ = ["Opener", "resolve"]
+__all__ = ["Opener", "gradient_depth", "resolve"]
 
 Opener = Callable[[ModelRef], Checkpoint]
 Differ = Callable[[ModelRef, ModelRef], str]
@@ -102,7 +102,7 @@ class _Resolver:
         self._same_depth(part)
         template = self._template(part)
         for name, place in self._places(part, template).items():
-            yield self._one(name, place, part, template, _relative(place))
+            yield self._one(name, place, part, template, gradient_depth(place))
 
     def _one(self, name: str, place: Place, part: Part, template: int, t: float) -> Task:
         """A tensor that has the same name in all sources: merged over those that have it, or kept.
@@ -361,7 +361,7 @@ class _Resolver:
         return plain and out == stored and self.compute in (None, stored)
 
 
-def _relative(place: Place) -> float:
+def gradient_depth(place: Place) -> float:
     """Depth at which a gradient is read: by layer; at the first value outside of layers."""
     if place.layer is None:
         return 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cermet.core.registry import all_methods, all_transforms
+from cermet.core.registry import all_factor_methods, all_methods, all_transforms
 from tests.cli.commands import Cermet
 
 _NAMES = (
@@ -16,12 +16,18 @@ _NAMES = (
     "ties ties_max ties_official ties_sv twin_merging varm widen wsm"
 )
 _TRANSFORMS = "drop keep lines rescale trim trim_globally"
+_ADAPTERS = (
+    "lora_cat lora_dare_linear lora_dare_linear_svd lora_dare_ties lora_dare_ties_svd lora_lego "
+    "lora_linear lora_magnitude_prune lora_magnitude_prune_svd lora_reduced lora_sum lora_svd "
+    "lora_ties lora_ties_svd"
+)
 
 
 def test_the_list_has_a_line_for_each(cermet: Cermet) -> None:
     done = cermet("methods")
     assert done.code == 0
-    names, shelves = (_NAMES, _TRANSFORMS), (all_methods(), all_transforms())
+    names = (_NAMES, _TRANSFORMS, _ADAPTERS)
+    shelves = (all_methods(), all_transforms(), all_factor_methods())
     for group, known, shelf in zip(done.out.split("\n\n"), names, shelves, strict=True):
         lines = group.splitlines()[1:]
         assert [line.split()[0] for line in lines] == sorted(known.split()) == list(shelf)
@@ -37,7 +43,7 @@ def test_the_long_list_says_what_each_is_for(cermet: Cermet) -> None:
         assert part.startswith(f"{name}  ({found.source})\n  {found.summary}\n  when: ")
         assert f"passes: up to {found.passes}; memory: " in part
         assert ("\n  experimental: " in part) == bool(found.experimental)
-    assert len(parts) == len(everything) + len(all_transforms())
+    assert len(parts) == len(everything) + len(all_transforms()) + len(all_factor_methods())
     assert "needs: base, score, base_score;" in parts[list(all_methods()).index("led_merging")]
     assert " float32 blocks of whole rows a thread" in parts[list(all_methods()).index("della")]
 
@@ -46,6 +52,13 @@ def test_a_transform_is_explained_too(cermet: Cermet) -> None:
     done = cermet("methods", "rescale")
     assert (done.code, done.out.count("In a pipeline"), done.out.count("In a recipe")) == (0, 1, 0)
     assert "up to 1 more over the weights" in done.out
+
+
+def test_a_method_on_adapters_is_explained_too(cermet: Cermet) -> None:
+    done = cermet("methods", "lora_reduced")
+    assert (done.code, done.out.count("In a recipe whose models are LoRA adapters")) == (0, 1)
+    assert "rank              int; default None" in done.out
+    assert "float32 blocks" not in done.out
 
 
 def test_a_name_of_both_kinds_is_explained_twice(cermet: Cermet) -> None:
@@ -73,7 +86,9 @@ def test_json_for_programs(cermet: Cermet) -> None:
     everything = json.loads(cermet("methods", "--json").out)
     transforms = [m["name"] for m in everything if m["kind"] == "transform"]
     assert transforms == _TRANSFORMS.split()
-    found = {m["name"]: m for m in everything if m["kind"] == "merge"}
+    adapters = [m["name"] for m in everything if m["on"] == "factors"]
+    assert adapters == _ADAPTERS.split()
+    found = {m["name"]: m for m in everything if m["kind"] == "merge" and m["on"] != "factors"}
     assert set(found) == set(_NAMES.split())
     one = json.loads(cermet("methods", "slerp", "--json").out)
     assert one == found["slerp"]

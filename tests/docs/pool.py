@@ -94,7 +94,9 @@ def make_models(folder: Path) -> None:
     _save(folder / "models" / "more-tokens", wider, {**_CONFIG, "vocab_size": _VOCABULARY + 8})
     old = _empty(folder / "models" / "old")
     torch.save(base, old / "pytorch_model.bin")
-    _adapter(_empty(folder / "adapters" / "chat"))
+    _adapter(_empty(folder / "adapters" / "chat"), 9, ("q",))
+    _adapter(folder / "adapters" / "math", 10, ("q", "v"))
+    _adapter(folder / "adapters" / "code", 11, ("q",))
     (folder / "statistics").mkdir()
     for seed, name in enumerate(("score-math", "score-code", "base_score-math", "base_score-code")):
         scores = {k: v.abs() for k, v in _weights(10 + seed).items()}
@@ -156,13 +158,15 @@ def _with_tokens(folder: Path, weights: dict[str, Tensor], added: Sequence[str])
     (folder / "config.json").write_text(json.dumps({**_CONFIG, "vocab_size": rows}))
 
 
-def _adapter(folder: Path) -> None:
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+def _adapter(folder: Path, seed: int, projections: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [f"{name}_proj" for name in projections]
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": targets}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    module = "base_model.model.model.layers.0.self_attn.q_proj"
-    draw = torch.Generator().manual_seed(9)
-    factors = {
-        f"{module}.lora_A.weight": torch.randn(2, _WIDTH, generator=draw),
-        f"{module}.lora_B.weight": torch.randn(_WIDTH, 2, generator=draw),
-    }
+    draw = torch.Generator().manual_seed(seed)
+    factors = {}
+    for target in targets:
+        module = f"base_model.model.model.layers.0.self_attn.{target}"
+        factors[f"{module}.lora_A.weight"] = torch.randn(2, _WIDTH, generator=draw)
+        factors[f"{module}.lora_B.weight"] = torch.randn(_WIDTH, 2, generator=draw)
     save_file(factors, folder / "adapter_model.safetensors")

@@ -15,7 +15,7 @@ import typer
 
 import cermet
 from cermet.cli.app import app
-from cermet.core.registry import all_methods, all_transforms
+from cermet.core.registry import all_factor_methods, all_methods, all_transforms
 from cermet.recipes.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,8 +46,9 @@ def test_the_pages_of_this_repository_are_fresh(generate: ModuleType) -> None:
 
 def test_there_is_a_page_for_each_method_and_an_index(written: Path) -> None:
     names = {path.stem for path in written.iterdir()}
-    assert names == {*all_methods(), "index", "transforms"}
+    assert names == {*all_methods(), "adapters", "index", "transforms"}
     assert {path.stem for path in (written / "transforms").iterdir()} == set(all_transforms())
+    assert {path.stem for path in (written / "adapters").iterdir()} == set(all_factor_methods())
 
 
 @pytest.mark.parametrize("harm", ["changed", "missing", "left over"])

@@ -1,8 +1,8 @@
 """From a golden file to our outputs: one public call a file, nothing of `out/` read.
 
 A file with a recipe is run by `cermet.merge`, on folders written from its tensors. A file
-without one is run by `cermet.merge_tensors`, or compressed and restored, with the original
-parameters mapped to ours.
+without one is run by `cermet.merge_tensors`, by `cermet.merge_adapters` where it holds adapters, or
+compressed and restored, with the original parameters mapped to ours.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from torch import Tensor
 
 import cermet
 from cermet.core.registry import all_methods
+from tests.golden.by_adapters import BY_ADAPTERS
 from tests.golden.by_codecs import BY_CODECS
 from tests.golden.by_tensors import BY_TENSORS
 from tests.golden.case import Case
 
 __all__ = ["Case", "golden_folder", "load", "ours", "run"]
 
+_WITHOUT_RECIPE = {**BY_TENSORS, **BY_ADAPTERS, **BY_CODECS}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -54,7 +56,7 @@ def ours(case: Case) -> bool:
     """Whether our methods promise the outputs of a file."""
     if case.recipe is not None:
         return _parsed(case.recipe)["merge_method"] in all_methods()
-    return case.method in BY_TENSORS or case.method in BY_CODECS
+    return case.method in _WITHOUT_RECIPE
 
 
 def run(
@@ -69,7 +71,7 @@ def run(
         return _by_recipe(case, models, out)
     if not ours(case):
         raise cermet.MethodError(f"'{case.method}' as in '{path}' is none of our methods.")
-    return {**BY_TENSORS, **BY_CODECS}[case.method](case)
+    return _WITHOUT_RECIPE[case.method](case)
 
 
 def _parsed(recipe: str) -> dict[str, Any]:

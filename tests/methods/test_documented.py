@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cermet.core.registry import Method, all_transforms
+from cermet.core.registry import Method, all_factor_methods, all_transforms
 from tests.methods.forms import METHODS
 
 SECTIONS = (
@@ -23,10 +23,11 @@ SECTIONS = (
     "Departures",
 )
 _TRANSFORMS = all_transforms()
+_ADAPTERS = all_factor_methods()
 _every_method = pytest.mark.parametrize(
     "method",
-    [*METHODS.values(), *_TRANSFORMS.values()],
-    ids=[*METHODS, *(f"transform {name}" for name in _TRANSFORMS)],
+    [*METHODS.values(), *_TRANSFORMS.values(), *_ADAPTERS.values()],
+    ids=[*METHODS, *(f"transform {name}" for name in _TRANSFORMS), *_ADAPTERS],
 )
 _HEADING = re.compile(r"([A-Z][a-z]+) +(?=\S)")
 
@@ -77,10 +78,14 @@ def test_every_parameter_is_explained(method: Method) -> None:
 
 
 @_every_method
-def test_the_example_is_true(method: Method, merge: Callable[..., Any]) -> None:
+def test_the_example_is_true(
+    method: Method, merge: Callable[..., Any], merge_lora: Callable[..., Any]
+) -> None:
     text = sections(method)["Example"]
     name = f"example of {method.name}"
-    example = doctest.DocTestParser().get_doctest(text, {"merge": merge}, name, None, 0)
+    example = doctest.DocTestParser().get_doctest(
+        text, {"merge": merge, "merge_lora": merge_lora}, name, None, 0
+    )
     assert example.examples
     if method.kind == "merge":
         assert all(f'"{method.name}"' in e.source for e in example.examples)

@@ -1,0 +1,148 @@
+"""What methods on the factors of adapters share: ranks of results, and PEFT's operators.
+
+PEFT's `add_weighted_adapter` applies one of a few operators to tensors and their weights, either
+to the A and the B of the adapters apart, or to their deltas. The operators stand here under what
+they do; the files in `factors/` combine them under PEFT's names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cermet.core.errors import MethodError
+from cermet.maths.factors import Factors, padded, product, truncated_product
+from cermet.maths.lowrank import truncated
+from cermet.maths.sparsify import row_top
+
+__all__ = [
+    "Operator",
+    "Uniform",
+    "added",
+    "apart",
+    "equal_ranks",
+    "given_rank",
+    "kept_at_random",
+    "largest_kept",
+    "on_deltas",
+    "peft_rank",
+    "peft_scale",
+    "sum_of_ranks",
+    "voted",
+]
+
+Uniform = Callable[[int, str, tuple[int, ...]], Tensor]
+"""Draws in [0, 1): number of the adapter among those given, what they are for, shape."""
+
+Operator = Callable[[Sequence[Tensor], Sequence[float], str], Tensor]
+"""Tensors of one shape, their weights, and what they are (A, B or delta) -> one tensor."""
+
+
+def sum_of_ranks(*, ranks: Sequence[int]) -> int:
+    """Rank of a result that holds the factors of all."""
+    return sum(ranks)
+
+
+def equal_ranks(*, ranks: Sequence[int]) -> int:
+    """Rank of a result that is made entry by entry; MethodError where the ranks differ."""
+    if len(set(ranks)) > 1:
+        raise MethodError(
+            f"the ranks are {', '.join(map(str, ranks))}, but it adds factors entry by entry; "
+            "lora_sum and lora_reduced take any"
+        )
+    return ranks[0]
+
+
+def given_rank(
+    *, ranks: Sequence[int], largest: int, count: int, shape: tuple[int, int], rank: int | None
+) -> int:
+    """The rank that is asked for, or the largest of all adapters; of one adapter its own."""
+    if rank is None and count == 1:
+        return ranks[0]
+    return min(rank or largest, *shape)
+
+
+def peft_rank(
+    *, ranks: Sequence[int], largest: int, count: int, shape: tuple[int, int], rank: int | None
+) -> int:
+    """As `given_rank`; of one adapter its own even so, since PEFT then does not truncate."""
+    if count == 1:
+        return ranks[0]
+    return given_rank(ranks=ranks, largest=largest, count=count, shape=shape, rank=rank)
+
+
+def peft_scale(rank: int, rslora: bool) -> float:
+    """The scale of PEFT's result: alpha = r, and rsLoRA as in its first adapter."""
+    return math.sqrt(rank) if rslora else 1.0
+
+
+def apart(
+    factors: Sequence[Factors], weight: Sequence[float], operator: Operator, *, count: int,
+    rslora: bool,
+) -> Factors:  # fmt: skip
+    """An operator on A and on B, each weighted by √|w s|; the sign goes to A.
+
+    Of one adapter it is the plain sum, as in PEFT.
+    """
+    whole = [w * f.scale for f, w in zip(factors, weight, strict=True)]
+    roots = [math.sqrt(abs(w)) for w in whole]
+    chosen = added if count == 1 else operator
+    signed = [math.copysign(root, w) for root, w in zip(roots, whole, strict=True)]
+    a = chosen([f.a for f in factors], signed, "A")
+    b = chosen([f.b for f in factors], roots, "B")
+    return Factors(a, b, peft_scale(a.shape[0], rslora))
+
+
+def on_deltas(
+    factors: Sequence[Factors], weight: Sequence[float], operator: Operator, *,
+    rank: int | None, count: int, rslora: bool,
+) -> Factors:  # fmt: skip
+    """An operator on the deltas, and the best approximation of a rank; of one adapter `apart`."""
+    if count == 1:
+        return apart(factors, weight, operator, count=count, rslora=rslora)
+    assert rank is not None  # the engine has asked peft_rank
+    merged = operator([product(f) for f in factors], weight, "delta")
+    left, right = truncated(merged, rank)
+    whole = float(torch.linalg.norm(merged))
+    lost = float(torch.linalg.norm(merged.addmm_(left, right, alpha=-1.0)))
+    own = truncated_product(left, right, rank)  # the thin ones again, as B = UΣ and A = Vᵀ
+    found = padded(own.u * own.values, own.v, rank, merged.dtype, lost / whole if whole else 0.0)
+    return Factors(found.a, found.b, peft_scale(rank, rslora), found.lost)
+
+
+def added(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+    """Σ wᵢxᵢ."""
+    return torch.stack([t * w for t, w in zip(tensors, weights, strict=True)]).sum(dim=0)
+
+
+def voted(kept: Sequence[Tensor], weights: Sequence[float], frequency: bool) -> Tensor:
+    """Σ wᵢxᵢ over those that have the elected sign, divided by their number.
+
+    The sign is that of Σ xᵢ, or with `frequency` of Σ sgn xᵢ, without the weights; 0 is +.
+    """
+    stack = torch.stack(list(kept))
+    signs = stack.sign()
+    total = (signs if frequency else stack).sum(dim=0)
+    agree = signs == torch.where(total >= 0, 1.0, -1.0)
+    factor = torch.tensor(weights, dtype=stack.dtype, device=stack.device)
+    scaled = stack * factor.view(-1, *[1] * (stack.ndim - 1)) * agree
+    return scaled.sum(dim=0) / agree.sum(dim=0).clamp_min(1)
+
+
+def largest_kept(tensor: Tensor, density: float) -> Tensor:
+    """The ⌊dn⌋ largest magnitudes of a tensor, the first of equal ones; the others are zero."""
+    if density >= 1:
+        return tensor
+    mask = row_top(tensor.abs().reshape(1, -1), int(density * tensor.numel()))
+    return tensor * mask.view_as(tensor)
+
+
+def kept_at_random(tensor: Tensor, density: float, draws: Tensor) -> Tensor:
+    """Each entry with a probability, divided by it; the others are zero."""
+    if density >= 1:
+        return tensor
+    mask = (draws < density).to(tensor.dtype)
+    return tensor * mask / density if density > 0 else tensor * mask

@@ -1,0 +1,1 @@
+"""Methods that merge LoRA adapters as adapters: factors in, factors out."""
