@@ -109,9 +109,8 @@ def page(method: Method) -> str:
 
 
 def _memory(method: Method) -> str:
-    grain = grain_of(method)
-    whole = "" if grain == "element" else f" of whole {grain}s"
-    return f"{blocks_of(method):.0f} float32 blocks{whole} a thread for two models"
+    pieces = pieces_of(grain_of(method))
+    return f"{blocks_of(method):.0f} float32 blocks{pieces} a thread for two models"
 
 
 def _fenced(kind: str, lines: Sequence[str]) -> str:
@@ -235,7 +234,7 @@ def _example(lines: Sequence[str]) -> list[str]:
     lines = [
         ">>> import cermet, torch",
         f">>> base = {'None' if base == 'None' else _tensor(base)}",
-        f'>>> experts = [{{"x": torch.tensor(x, dtype=torch.float32)}} for x in {experts}]',
+        *_experts(experts),
     ]
     if "noise" in given:
         lines.append(f">>> noise = {_tensor(given['noise'])}")
@@ -248,7 +247,7 @@ def _example(lines: Sequence[str]) -> list[str]:
         *lines,
         *(f">>> {line}" for step in before for line in step.source.splitlines()),
         *_called(f"{name}, base, experts{spelled}"),
-        '>>> [round(x, 4) for x in merged["x"].tolist()]',
+        _shown(found.want),
         *found.want.splitlines(),
     ]
 
@@ -278,6 +277,22 @@ def _adapter_example(lines: Sequence[str]) -> list[str]:
         ">>> [[round(x, 4) + 0.0 for x in row] for row in delta.tolist()]",
         *found.want.splitlines(),
     ]
+
+
+def _experts(values: str) -> list[str]:
+    """The experts of an example, on three lines where one would be too long for the formatter."""
+    each = f'{{"x": torch.tensor(x, dtype=torch.float32)}} for x in {values}'
+    line = f">>> experts = [{each}]"
+    return [line] if len(line) <= 104 else [">>> experts = [", f"...     {each}", "... ]"]
+
+
+def _shown(want: str) -> str:
+    """What shows the merged tensor, a vector or a matrix."""
+    row = "[round(x, 4) for x in {}]"
+    if want.startswith("[["):
+        inner = row.format("row")
+        return f'>>> [{inner} for row in merged["x"].tolist()]'
+    return ">>> " + row.format('merged["x"].tolist()')
 
 
 def _statistics(needs: str) -> list[str]:

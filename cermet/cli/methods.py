@@ -96,11 +96,13 @@ def _paragraph(row: dict[str, Any]) -> list[str]:
 
 def _memory(row: dict[str, Any]) -> str:
     """What a thread holds at once, in words."""
-    whole = "" if row["grain"] == "element" else f" of whole {row['grain']}s"
-    return f"{row['memory_blocks']:.0f} float32 blocks{whole} a thread"
+    from cermet.engine.describe import pieces_of
+
+    return f"{row['memory_blocks']:.0f} float32 blocks{pieces_of(row['grain'])} a thread"
 
 
 def _described(method: Any) -> dict[str, Any]:
+    from cermet.core.cover import workspace_of
     from cermet.engine.describe import base_of, blocks_of, grain_of, needs_of, when_of
 
     least, most = method.models
@@ -117,7 +119,7 @@ def _described(method: Any) -> dict[str, Any]:
         "on": method.on,
         "grain": grain_of(method),
         "passes": method.passes,
-        "workspace": method.workspace,
+        "workspace": workspace_of(method, max(2, least)),
         "memory_blocks": round(blocks_of(method), 1),
         "when": when_of(method),
         "experimental": method.experimental,

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cermet.core.cover import workspace_of
 from cermet.core.errors import MethodError
 from cermet.core.registry import Method, Parameter, call, takes
 from cermet.core.rounds import Fit, Kth, Round
-from cermet.core.types import Grain
+from cermet.core.types import Grain, Place
 
 __all__ = ["compose", "misplaced"]
 
@@ -78,6 +79,7 @@ def compose(steps: Sequence[Method]) -> Method:
         experimental="; ".join(step.experimental for step in steps if step.experimental),
         parts=(),  # of an assembly the merged model alone goes on to the next step
         restore=None,
+        otherwise=None,  # the steps look to it, see `_Step.applied`
         steps=views,
     )
 
@@ -117,6 +119,18 @@ class _Step:
             own["mask"] = call(self.method.mask, *block, **own)
         return call(function, *block, **own)
 
+    def applied(self, block: Any, known: Known, original: Any) -> Any:
+        """What the step makes of a block."""
+        shares = self.plain(known)
+        if shares is None:
+            return self.call(self.method.function, block, known=known, original=original)
+        return sum(share * model for share, model in zip(shares, block, strict=True))
+
+    def plain(self, known: Known) -> Any:
+        """The coefficients of a tensor that the step's maths does not cover, else None."""
+        other = self.method.otherwise
+        return None if other is None else self.call(other, known=known)
+
     def renamed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of this step that takes no block, for the pipeline."""
 
@@ -149,7 +163,7 @@ def _reached(chain: _Chain, block: Any, known: Known) -> tuple[Any, Any]:
     """A block as all these steps leave it, and as it was before those on its side of the merge."""
     original = block
     for step in chain:
-        block = step.call(step.method.function, block, known=known, original=original)
+        block = step.applied(block, known, original)
         if step.method.kind == "merge":
             merged = block[0] if step.method.parts else block
             original = block = merged[None]
@@ -157,7 +171,9 @@ def _reached(chain: _Chain, block: Any, known: Known) -> tuple[Any, Any]:
 
 
 def _asked(chain: _Chain) -> list[str]:
-    return [name for step in chain for name in step.asks(step.method.function)]
+    return [
+        name for step in chain for name in step.asks(step.method.function, step.method.otherwise)
+    ]
 
 
 def _merging(chain: _Chain) -> Callable[..., Any]:
@@ -232,7 +248,8 @@ def _grain(chain: _Chain) -> Callable[..., Grain]:
     def grain(**known: Any) -> Grain:
         name, found = chain[0].method.name, "element"
         for step in chain:
-            own = step.call(step.method.grain, known=known)
+            covered = step.plain(known) is None
+            own = step.call(step.method.grain, known=known) if covered else "element"
             if "element" not in (own, found) and own != found:
                 raise MethodError(
                     f"'{name}' needs whole {found}s and '{step.method.name}' whole {own}s, which "
@@ -242,14 +259,20 @@ def _grain(chain: _Chain) -> Callable[..., Grain]:
                 name, found = step.method.name, own
         return found  # type: ignore[return-value]  # one of those of the steps
 
-    return _signed(grain, [name for step in chain for name in step.asks(step.method.grain)])
+    functions = ((step, (step.method.grain, step.method.otherwise)) for step in chain)
+    return _signed(grain, [name for step, both in functions for name in step.asks(*both)])
 
 
-def _workspace(steps: Sequence[Method]) -> float:
+def _workspace(steps: Sequence[Method]) -> Callable[..., float]:
     """Bytes beside the block, as a multiple of it: the largest of any step.
 
     Behind the first step the block that it works on is another than the one that was read.
     Random numbers of every step are there all the time.
     """
     drawn = float(sum(step.noise for step in steps))
-    return drawn + max(step.workspace + (i > 0) for i, step in enumerate(steps))
+
+    def workspace(*, count: int = 2, place: Place | None = None) -> float:
+        each = (workspace_of(step, count, place) for step in steps)
+        return drawn + max(own + (i > 0) for i, own in enumerate(each))
+
+    return workspace

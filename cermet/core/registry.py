@@ -79,7 +79,7 @@ class Method:
     coefficients: Callable[..., PerModel | None] | None
     models: tuple[int, int | None]  # number of experts: least, most
     draws: Mapping[str, bool]  # argument for random numbers -> whether each model has its own
-    workspace: float
+    workspace: Callable[..., float]
     source: str
     check: Callable[..., str | None] | None
     accepts: Mapping[str, str]
@@ -92,6 +92,7 @@ class Method:
     restore: Callable[..., Any] | None = None
     rank: Callable[..., int] | None = None
     forms_deltas: bool = False
+    otherwise: Callable[..., PerModel | None] | None = None
     steps: tuple[Method, ...] = ()  # of a pipeline: its steps with their parameters in it
 
     @property
@@ -144,7 +145,7 @@ def method(
     coefficients: Callable[..., PerModel | None] | None = None,
     models: tuple[int, int | None] = (1, None),
     noise: bool = False,
-    workspace: float = 4.0,
+    workspace: float | Callable[..., float] = 4.0,
     check: Callable[..., str | None] | None = None,
     accepts: Mapping[str, str] | None = None,
     limits: Mapping[str, Limits] | None = None,
@@ -155,6 +156,7 @@ def method(
     restore: Callable[..., Any] | None = None,
     rank: Callable[..., int] | None = None,
     forms_deltas: bool = False,
+    otherwise: Callable[..., PerModel | None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a method; the decorated function is returned unchanged.
 
@@ -184,7 +186,8 @@ def method(
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
     workspace: bytes used beside the float32 block that is given, its base, its statistics and
-        the result, as a multiple of the block; of a transform with its result.
+        the result, as a multiple of the block; of a transform with its result. May depend on
+        `place` (None where none is at hand: the most that a shape takes) and `count`.
     check: parameters -> what is wrong with them, or None.
     limits: least and most value of a parameter, None where there is none.
     accepts: parameters of mergekit that have no effect here, with the reason.
@@ -199,8 +202,11 @@ def method(
         `ranks` of the adapters that have the module, their `largest` rank of any module, and
         the `shape` [out, in] of the delta. MethodError where the ranks do not fit.
     forms_deltas: a method on factors multiplies them out, and so needs memory for the deltas.
+    otherwise: place and parameters -> cᵢ where the maths does not cover a tensor, whose result
+        is then Σ cᵢxᵢ, model by model and block by block; None where it does.
     """
     chosen: Callable[..., Grain] = grain if callable(grain) else lambda: grain
+    room: Callable[..., float] = workspace if callable(workspace) else lambda: workspace
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         derived = {r.name for r in rounds} | set(fitted) | {n.name for n in needs}
@@ -219,7 +225,7 @@ def method(
             coefficients=coefficients,
             models=models,
             draws={"noise": True} if noise else {},
-            workspace=workspace,
+            workspace=room,
             source=source,
             check=check,
             accepts=dict(accepts or {}),
@@ -232,6 +238,7 @@ def method(
             restore=restore,
             rank=rank,
             forms_deltas=forms_deltas,
+            otherwise=otherwise,
         )
         return function
 

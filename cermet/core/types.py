@@ -8,8 +8,11 @@ from typing import Literal
 
 __all__ = ["Grain", "On", "Place", "Position", "Role"]
 
-Grain = Literal["element", "row", "column", "tensor"]
-"""The smallest piece on which a method's maths is exact."""
+Grain = Literal["element", "row", "column", "matrix", "tensor"]
+"""The smallest piece on which a method's maths is exact.
+
+A tensor of more than two dimensions is a stack of matrices, of its last two.
+"""
 
 On = Literal["weights", "deltas", "factors"]
 """What a method is given: weights as they are, experts minus their base, or LoRA's A and B."""

@@ -208,7 +208,7 @@ def _as_method(codec: Codec) -> Method:
     return Method(
         name=codec.name, function=codec.function, on="deltas", base="required",
         grain=lambda: "element", rounds=codec.rounds, mask=None, fit=None, coefficients=None,
-        models=(1, 1), draws={}, workspace=codec.workspace, source=codec.source, check=None,
+        models=(1, 1), draws={}, workspace=lambda: codec.workspace, source=codec.source, check=None,
         accepts={}, parameters=codec.parameters, properties=frozenset(),
     )  # fmt: skip
 

@@ -8,7 +8,16 @@ import re
 from cermet.core.registry import Method, call
 from cermet.engine.memory import block_bytes
 
-__all__ = ["base_of", "blocks_of", "grain_of", "models_of", "needs_of", "sections", "when_of"]
+__all__ = [
+    "base_of",
+    "blocks_of",
+    "grain_of",
+    "models_of",
+    "needs_of",
+    "pieces_of",
+    "sections",
+    "when_of",
+]
 
 _SECTION = re.compile(r"^([A-Z]\w+) {2,}(.*)$")
 _BASES = {"required": "required", "first": "required", "optional": "optional", "none": "-"}
@@ -29,6 +38,12 @@ def needs_of(method: Method) -> str:
     """What a recipe has to give beside the models: a base, statistics by name."""
     base = {"required": "base", "optional": "base or none", "-": ""}[base_of(method)]
     return ", ".join(filter(None, (base, *(need.name for need in method.needs)))) or "-"
+
+
+def pieces_of(grain: str) -> str:
+    """What a block holds whole, as ` of whole matrices`; empty where it may be cut anywhere."""
+    whole = "matrices" if grain == "matrix" else f"{grain}s"
+    return "" if grain == "element" else f" of whole {whole}"
 
 
 def grain_of(method: Method) -> str:

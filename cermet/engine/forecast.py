@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cermet.checkpoints.reader import Checkpoint
+from cermet.core.cover import workspace_of
 from cermet.core.errors import DiskError
 from cermet.engine.memory import block_bytes
 from cermet.engine.run import Options, block_of, parameters_of, parts_layout, plan_layout
@@ -76,11 +77,13 @@ def _block_bytes(task: Task, options: Options) -> int:
     if task.method is None:
         return 0
     block = min(block_of(task, options), max(1, task.numel))
-    return int(block * block_bytes(task.method, len(task.sources)))
+    each = block_bytes(task.method, len(task.sources), task.place, **task.parameters)
+    return int(block * each)
 
 
 def _cost(task: Task) -> float:
-    work = 1.0 if task.method is None else 1.0 + task.method.workspace
+    models = len(task.sources)
+    work = 1.0 if task.method is None else 1.0 + workspace_of(task.method, models, task.place)
     return 4.0 * task.numel * len(task.inputs()) * task.passes * work
 
 

@@ -74,6 +74,9 @@ def geometry(shape: tuple[int, ...], grain: Grain, block: int) -> Geometry:
         length = unit = shape[-1] if shape else 1
     elif grain == "column":
         length = unit = shape[0] if shape else 1
+    elif grain == "matrix":
+        length, unit = (*shape, 1)[len(shape) - 1], max(1, math.prod(shape[-2:]))
+        return Geometry(numel, unit, unit, unit, grain, length)
     elif grain == "tensor":
         unit = max(1, numel)
     unit = max(1, unit)

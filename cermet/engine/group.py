@@ -36,7 +36,7 @@ class Group:
         """Every stage, in order, each with the pieces of all tensors."""
         for spec in self.jobs[0].method.rounds if self.jobs else ():
             if spec.scope == "tensor":
-                yield from _together([job.round(spec) for job in self.jobs])
+                yield from _together([job.round(spec) for job in self.jobs if job.plain is None])
             else:
                 yield from self._round(spec)
         yield from _together([job.finish() for job in self._finish])
@@ -44,7 +44,8 @@ class Group:
     def _round(self, spec: Round) -> Iterator[Stage]:
         """A round over the model: the state of every job gets the same result."""
         first = self.jobs[0]
-        taking = [j for j in self.jobs if spec.only is None or call(spec.only, **j.parameters)]
+        covered = [job for job in self.jobs if job.plain is None]
+        taking = [j for j in covered if spec.only is None or call(spec.only, **j.parameters)]
         if not taking or (spec.when is not None and not call(spec.when, **first.parameters)):
             for job in self.jobs:
                 job.state[spec.name] = None

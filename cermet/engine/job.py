@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cermet.checkpoints.dtypes import NAMES
+from cermet.core.cover import grain_of, plain_sum
 from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Streams
@@ -89,7 +90,8 @@ class Job:
         # the factors of the steps of a pipeline are multiplied
         self._large = bool(method.steps) or any(map(strong, parameters.values()))
         self._sums: list[tuple[Tensor, int, int]] = []
-        self.cut: Geometry = geometry(shape, call(method.grain, **self.parameters), block)
+        self.plain = plain_sum(method, **self.parameters)
+        self.cut: Geometry = geometry(shape, grain_of(method, **self.parameters), block)
         self.blocks = Blocks(
             name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache, needs
         )
@@ -108,7 +110,7 @@ class Job:
         """Every stage, in order; the pieces of one are independent of each other."""
         if self.cut.numel == 0:
             return
-        for spec in self.method.rounds:
+        for spec in self.method.rounds if self.plain is None else ():
             yield from self.round(spec)
         yield from self.finish()
 
@@ -130,7 +132,7 @@ class Job:
 
     def finish(self) -> Iterator[list[Piece]]:
         """The stages after the rounds: the fit and the merge."""
-        if self.method.fit is not None:
+        if self.method.fit is not None and self.plain is None:
             self.state.update(self._fit(self.method.fit))
         if self.cut.grain == "column":
             # Columns run through the whole tensor, so it is one piece for the journal.
@@ -325,8 +327,8 @@ class Job:
 
     def _coefficients(self) -> PerModel | None:
         """What the models are multiplied by, where the merge is nothing but their sum."""
-        if self.method.coefficients is None:
-            return None
+        if self.plain is not None or self.method.coefficients is None:
+            return self.plain
         found: PerModel | None = call(self.method.coefficients, **self.parameters, **self.state)
         return found
 

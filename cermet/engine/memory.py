@@ -6,10 +6,14 @@ import ctypes
 import multiprocessing
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from cermet.core.cover import plain_sum, workspace_of
 from cermet.core.errors import BudgetError, InputError
 from cermet.core.registry import Method
+from cermet.core.types import Place
 from cermet.engine.geometry import LEAF
 
 __all__ = [
@@ -44,13 +48,17 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def block_bytes(method: Method, models: int) -> float:
-    """Bytes of memory for each element of a block: models, base, result and statistics."""
+def block_bytes(method: Method, models: int, place: Place | None = None, **known: Any) -> float:
+    """Bytes of memory for each element of a block: models, base, result and statistics.
+
+    `place` and the parameters in `known`: of the tensor; without a place, the most of any.
+    """
     experts, shared = (sum(n.per_model is kind for n in method.needs) for kind in (True, False))
-    if method.coefficients is not None and not method.rounds:
+    summed = place and plain_sum(method, place=place, count=models, **known) is not None
+    if summed or (method.coefficients is not None and not method.rounds):
         models, workspace = 1, 1.0  # a sum takes the models one by one
     else:
-        workspace = method.workspace
+        workspace = workspace_of(method, models, place)
     return 4 * (models * (1.0 + workspace + experts) + 2 + shared)
 
 
@@ -63,12 +71,14 @@ def block_elements(
     tensor: str,
     *,
     on_gpu: bool = False,
+    place: Place | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """Elements of a block for which every thread stays inside its share of the budget.
 
     `unit` is the number of elements that the method must see together.
     """
-    bytes_each = block_bytes(method, models)
+    bytes_each = block_bytes(method, models, place, **(parameters or {}))
     share = budget / threads
     fitting = int(share / bytes_each)
     if fitting < unit:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cermet.checkpoints.reader import Checkpoint
+from cermet.core.cover import grain_of
 from cermet.core.errors import InputError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.registry import Bits, Method, Part, call
@@ -94,7 +95,7 @@ class RestoreJob:
         self.merged, self.base, self.kept = merged, base, kept
         self.parts, self.weights = tuple(parts), tuple(weights)
         self.target, self.progress = target, progress
-        grain = call(method.grain, place=place, **parameters)
+        grain = grain_of(method, place=place, count=len(self.parts), **parameters)
         self.cut = geometry(place.shape, grain, block or _BLOCK)
         self.digests = Digests()
 

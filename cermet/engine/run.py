@@ -19,8 +19,8 @@ import torch
 from cermet.checkpoints.dtypes import FLOATS, SIZES, TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
+from cermet.core.cover import grain_of
 from cermet.core.errors import DiskError, InputError, MachineError
-from cermet.core.registry import call
 from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.copy import CopyJob
@@ -192,11 +192,12 @@ def parts_out(
 def block_of(task: Task, options: Options) -> int:
     """Elements of a task's blocks under the budget; BudgetError where none fits."""
     assert task.method is not None
-    grain = call(task.method.grain, place=task.place, **task.parameters)
+    models = len(task.sources)
+    grain = grain_of(task.method, place=task.place, count=models, **task.parameters)
     unit = geometry(task.shape, grain, 1).unit
     return block_elements(
-        task.method, len(task.sources), unit, options.memory, options.workers(), task.name,
-        on_gpu=options.device != "cpu",
+        task.method, models, unit, options.memory, options.workers(), task.name,
+        on_gpu=options.device != "cpu", place=task.place, parameters=task.parameters,
     )  # fmt: skip
 
 

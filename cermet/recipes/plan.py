@@ -10,6 +10,7 @@ from typing import Any
 from cermet.checkpoints.dtypes import SIZES
 from cermet.checkpoints.origin import Origin
 from cermet.checkpoints.reader import Checkpoint
+from cermet.core.cover import plain_sum
 from cermet.core.registry import Method, call
 from cermet.core.types import Place
 from cermet.recipes.schema import ModelRef, Recipe
@@ -71,7 +72,8 @@ class Task:
     @property
     def passes(self) -> int:
         """How often the inputs are read: once for each round that is needed, and to merge."""
-        if self.method is None:
+        known = {"place": self.place, "count": len(self.sources), **self.parameters}
+        if self.method is None or plain_sum(self.method, **known) is not None:
             return 1
         return 1 + sum(
             r.when is None or bool(call(r.when, place=self.place, **self.parameters))

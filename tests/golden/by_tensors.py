@@ -71,6 +71,17 @@ def _led(case: Case) -> Model:
     )
 
 
+def _drm(case: Case) -> Model:
+    given = case.parameters
+    ignored = given["linear_parameter_ignore_regex_pattern"]
+    return _merge(
+        case, case.method, density=1 - given["singular_matrices_drop_rate"],
+        others_density=1 - given["non_linear_module_entries_drop_rate"],
+        weight=given["coefficients"], disjoint=given["enable_disjoint_mean"],
+        elect=given["enable_sign_resolution"], vocabulary="mean" if ignored else "spectral",
+    )  # fmt: skip
+
+
 def _emr(case: Case) -> Model:
     given = case.parameters
     return _merge(case, "emr", by_tensor=given["variant"] == "dict", task=given["task"])
@@ -113,6 +124,56 @@ def _rht(case: Case) -> Model:
         case, "rht", density=given["density"], weight=given["weights"],
         frequency=given["majority_sign_method"] == "frequency",
     )  # fmt: skip
+
+
+def _spectral(case: Case) -> Model:
+    """Their vocabulary is two more matrices."""
+    given = case.parameters
+    known = {"common": given["common_space_fraction"]} if case.method == "iso_cts" else {}
+    return _merge(case, case.method, lambda_=given["scaling_coef"], vocabulary="spectral", **known)
+
+
+def _wudi(case: Case) -> Model:
+    """One of the two scripts leaves all others at the base; the other takes the embedding too."""
+    given = case.parameters
+    known = {
+        "steps": given["iter_num"],
+        "rate": given["lr"],
+        "lambda_": given.get("scaling_coefficient", 1.0),
+    }
+    if "exclude_param_names_regex" not in given:
+        return _merge(case, "wudi", others="base", **known)
+    mean, table = (_merge(case, "wudi", vocabulary=v, **known) for v in ("mean", "spectral"))
+    return {**mean, **{name: table[name] for name in table if "embed_tokens" in name}}
+
+
+def _optmerge(case: Case) -> Model:
+    """All that is no matrix of the language model is excluded by name, so it stays the base."""
+    given = case.parameters
+    method = "optmerge_lora" if given["optimizer"] == "SGD" else "optmerge"
+    return _merge(
+        case, method, steps=given["iter_num"], rate=given["lr"],
+        lambda_=given["scaling_coefficient"], others="base",
+    )  # fmt: skip
+
+
+def _knots(case: Case) -> Model:
+    """Every tensor of theirs is a matrix, or a diagonal one. Nothing is dropped at random."""
+    given = case.parameters
+    drops = {"keep": 1.0 - given["dare_pruning_coeffs"]} if given.get("dare") else {}
+    return _merge(
+        case, case.method, density=given["topK"] / 100, lambda_=given["scaling_coeffs"][0],
+        normalize=given["merging_type"] == "mean", vocabulary="spectral",
+        shared="outputs" if given["concat_across_output"] else "inputs", **drops,
+    )  # fmt: skip
+
+
+def _opcm(case: Case) -> Model:
+    """Their linear maps are the projections and the head."""
+    given = case.parameters
+    return _merge(
+        case, "opcm", alpha=given["alpha"], diagonal=given["zero_diagonal"], vocabulary="head"
+    )
 
 
 def _stock(case: Case) -> Model:
@@ -170,18 +231,29 @@ BY_TENSORS: Mapping[str, Callable[[Case], Model]] = {
     "consensus_ties": _consensus,
     "dare_official": _dare,
     "della_official": _della,
+    "drm_h": _drm,
+    "drm_v": _drm,
     "emr": _emr,
+    "knots_dare": _knots,
+    "knots_dare_ties": _knots,
+    "knots_ties": _knots,
     "led_merging": _led,
+    "iso_c": _spectral,
+    "iso_cts": _spectral,
     "lines": _lines,
     "localize_and_stitch": _localize,
     "metagpt": _metagpt,
     "model_stock_mergellm": _stock,
+    "opcm": _opcm,
+    "optmerge": _optmerge,
     "pcb_merging": _pcb,
     "rht": _rht,
     "tall_mask": _tall_mask,
     "ties_official": _ties,
+    "tsv_m": _spectral,
     "twin_merging": _twin,
     "widen": _widen,
     "wsm": _wsm,
+    "wudi": _wudi,
 }
 """Name of a golden method -> our outputs."""

@@ -20,11 +20,8 @@ from tests.golden.adapt import golden_folder, load, ours, run
 from tests.golden.by_codecs import BY_CODECS
 
 NOT_YET = {
-    "arrow", "arrow_gks", "doge_ta", "drm_h", "drm_v",
-    "fisher_merging", "git_rebasin", "hi_merging", "iso_c", "iso_cts",
-    "knots_dare", "knots_dare_ties", "knots_ties", "mc_smoe",
-    "model_stock_mergellm", "opcm",
-    "optmerge", "otfusion", "regmean", "tsv_m", "wudi",
+    "arrow", "arrow_gks", "doge_ta", "fisher_merging", "git_rebasin", "hi_merging", "mc_smoe",
+    "model_stock_mergellm", "otfusion", "regmean",
     "zipit",
 }  # fmt: skip
 """Golden methods that are not in the registry yet; some of their files are ours all the same.

@@ -82,7 +82,9 @@ def _value(parameter: Parameter, count: int) -> Any:
 
 
 def _required(method: Method, count: int) -> dict[str, Any]:
-    return {p.name: _value(p, count) for p in method.parameters.values() if p.required}
+    """What has to be given, and few steps where there are any, which take the time of a test."""
+    given = {p.name: _value(p, count) for p in method.parameters.values() if p.required}
+    return {**given, **({"steps": 3} if "steps" in method.parameters else {})}
 
 
 def _shares(method: Method) -> dict[str, float]:

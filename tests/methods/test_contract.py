@@ -252,7 +252,7 @@ def test_every_tensor_and_model_has_its_own_draws(form: Form) -> None:
     ones = {name: torch.full((40, 30), 0.1) for name in ("a", "b")}
     merged = form.merge(zeros, [ones] * form.experts)
     assert not torch.equal(merged["a"], merged["b"])
-    if form.experts > 1 and "normalize" not in form.parameters:
+    if form.experts > 1 and "normalize" not in form.parameters and form.grain != "matrix":
         assert len(merged["a"].unique()) > 2
 
 

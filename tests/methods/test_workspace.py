@@ -14,6 +14,7 @@ import torch
 from torch.autograd.profiler import profile
 
 import cermet.engine.tensors as engine_tensors
+from cermet.anatomy import survey
 from cermet.engine.executors import Staged
 from cermet.engine.geometry import LEAF
 from cermet.engine.memory import block_bytes
@@ -75,3 +76,27 @@ def test_peak_is_within_the_declared_workspace(form: Form, monkeypatch: pytest.M
     allowed = block_bytes(form.method, models) * LEAF
     one_by_one = form.method.coefficients is not None and not form.method.rounds
     assert 4 * (1 if one_by_one else models) * LEAF <= gauge.peak <= allowed * (1 + SLACK)
+
+
+MATRICES = [
+    form.with_experts(count)
+    for form in FORMS
+    if form.grain == "matrix" and "vocabulary" not in form.parameters
+    for count in _counts(form)
+]
+
+
+@pytest.mark.parametrize("shape", [(160, 160), (384, 96), (96, 384)], ids=str)
+@pytest.mark.parametrize("form", MATRICES, ids=label)
+def test_peak_of_whole_matrices(
+    form: Form, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Square ones, whose Gram matrices are the largest beside them, tall and wide ones."""
+    gauge = Gauge()
+    monkeypatch.setattr(engine_tensors, "executor_for", lambda threads: gauge)
+    base, experts = pool(form.experts, {"w": shape}, dtype=torch.bfloat16)
+    form.merge(base, experts)
+    place = survey({"w": shape}, {}).places["w"]
+    known = {p.argument: p.default for p in form.method.parameters.values()}
+    allowed = block_bytes(form.method, form.experts, place, **known) * shape[0] * shape[1]
+    assert 0.1 * allowed <= gauge.peak <= allowed * (1 + SLACK) + 50_000

@@ -1,0 +1,42 @@
+"""Descent on losses whose gradient is known: Adam, and momentum in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["adam", "momentum_response"]
+
+_FADE, _FADE_SQUARES, _LEAST = 0.9, 0.999, 1e-8  # Adam's usual numbers
+
+
+def adam(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: float) -> Tensor:
+    """The point after some steps of Adam (no weight decay), in the memory of `start`.
+
+    `gradient` maps a point to new memory of the same shape, which is overwritten.
+    """
+    mean, square = torch.zeros_like(start), torch.zeros_like(start)
+    for step in range(1, steps + 1):
+        slope = gradient(start)
+        mean.lerp_(slope, 1.0 - _FADE)
+        square.mul_(_FADE_SQUARES).addcmul_(slope, slope, value=1.0 - _FADE_SQUARES)
+        torch.sqrt(square, out=slope)
+        slope.div_(math.sqrt(1.0 - _FADE_SQUARES**step)).add_(_LEAST)
+        start.addcdiv_(mean, slope, value=-rate / (1.0 - _FADE**step))
+    return start
+
+
+def momentum_response(values: Tensor, steps: int, rate: float, momentum: float) -> Tensor:
+    """x after some steps from 0 on the loss λx² − 2x, for each λ: [n] -> [n].
+
+    Gradient descent with momentum is linear, so on a quadratic loss every eigenvector of the
+    Hessian goes its own way, and a step costs as much as there are eigenvalues.
+    """
+    point, speed = torch.zeros_like(values), torch.zeros_like(values)
+    for _ in range(steps):
+        speed = momentum * speed + 2.0 * (values * point - 1.0)
+        point = point - rate * speed
+    return point

@@ -1,0 +1,1 @@
+"""Methods on whole matrices: their singular vectors, the spaces that they span, their inputs."""

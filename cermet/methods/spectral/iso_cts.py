@@ -1,0 +1,65 @@
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import method
+from cermet.maths.combine import weighted_sum
+from cermet.maths.lowrank import Triplets, leading
+from cermet.maths.polar import polar
+from cermet.methods.matrices import Vocabulary, averaged, room
+
+
+def _ranks(size: int, count: int, common: float) -> tuple[int, int]:
+    """How many directions are common, and how many each model has of its own."""
+    own = round((size - int(size * common)) / count)
+    own = min(own, size // count)
+    return size - own * count, own
+
+
+def _outside(delta: Tensor, basis: Tensor, rank: int) -> Triplets:
+    """The leading triplets of what a delta does outside of a space of outputs."""
+    return leading(delta - basis @ (basis.t() @ delta), rank)
+
+
+@method(
+    on="deltas",
+    source="arXiv:2502.04959",
+    grain="matrix",
+    otherwise=averaged,
+    limits={"common": (0.0, 1.0)},
+    workspace=room(copies=10.0, short=12.0),
+    properties=("permutation", "homogeneous", "odd"),
+)
+def iso_cts(
+    deltas: Float[Tensor, "models rows columns"],
+    *,
+    common: float = 0.8,
+    lambda_: float = 1.0,
+    vocabulary: Vocabulary = "mean",
+) -> Float[Tensor, "rows columns"]:
+    """The leading directions of the summed delta and some of each expert's own, all made equal.
+
+    Maths       t = round((k − ⌊fk⌋)/T) directions of each expert, c = k − Tt in common;
+                Uc, σc, Vc: the first c triplets of Σ τᵢ;  Uᵢ, σᵢ, Vᵢ: the first t of τᵢ − UcUcᵀτᵢ;
+                U = polar [U₁ ... U_T Uc],  V = polar [V₁ ... V_T Vc],  σ̄ the mean of all these σ;
+                θ = θ₀ + λσ̄ UVᵀ;  other tensors: θ₀ + λ · mean τᵢ.  Cost: T + 2 Gram matrices of
+                Mk², all eigenvectors of two, the t leading ones of T
+    Inputs      deltas: expert minus base, a matrix at a time
+    Parameters  common: f, the share of directions that are the sum's. lambda: factor of the merged
+                delta; 1.5 to 1.9 in the paper for eight tasks. vocabulary: as in tsv_m
+    Properties  model order does not matter; all singular values of the merged delta are equal;
+                common 1 is iso_c
+    When        as iso_c, with so many experts that what one alone has learnt is lost in the sum
+    Example     >>> merge("iso_cts", [[0.0, 0.0]] * 2, [[[2, 0], [0, 0]], [[0, 0], [0, 1]]])
+                [[1.5, 0.0], [0.0, 1.5]]
+    Departures  As in iso_c. The number of directions for each expert is rounded half to even, as in
+                the authors' code, but never to more than there are.
+    """
+    most, own = _ranks(min(deltas.shape[1:]), len(deltas), common)
+    shared = leading(weighted_sum(deltas, [1.0] * len(deltas)), most)
+    parts = [*(_outside(delta, shared.left, own) for delta in deltas), shared]
+    alone, _ = polar(torch.cat([part.left for part in parts[:-1]], dim=1))
+    left = torch.cat([alone, shared.left.double()], dim=1)  # orthogonal already
+    right, _ = polar(torch.cat([part.right for part in parts]))
+    values = torch.cat([part.values for part in parts])
+    return (left @ right).mul_(lambda_ * values.mean()).float()

@@ -1,0 +1,67 @@
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import PerModel, method
+from cermet.core.types import Place
+from cermet.maths.combine import agreeing_mean, elected, scaled_, weighted_sum
+from cermet.maths.select import Cutoff
+from cermet.methods.joint import (
+    Side,
+    aligned,
+    grain,
+    keep_apart,
+    knots_rounds,
+    tables_averaged,
+    trimmed,
+)
+from cermet.methods.matrices import Vocabulary, room
+
+
+@method(
+    on="deltas",
+    source="arXiv:2410.19735",
+    grain=grain,
+    mask=keep_apart,
+    rounds=knots_rounds(drops=True),
+    otherwise=tables_averaged,
+    noise=True,
+    limits={"floor": (0.0, None), "keep": (0.0, 1.0)},
+    workspace=room(each=8.0, copies=5.0, short=10.0),
+)
+def knots_dare_ties(
+    deltas: Float[Tensor, "models *block"],
+    *,
+    place: Place,
+    mask: Float[Tensor, "models *block"],
+    cutoff: Cutoff | None,
+    keep: PerModel = (0.9,),
+    density: PerModel = (1.0,),
+    normalize: bool = True,
+    shared: Side = "outputs",
+    floor: float = 1e-5,
+    lambda_: float = 1.0,
+    vocabulary: Vocabulary = "mean",
+) -> Float[Tensor, "*block"]:
+    """DARE, then TIES, on the deltas in a basis that they share.
+
+    Maths       Rᵢ as in knots_ties;  each entry is kept with probability pᵢ and divided by it;
+                R̂ᵢ = the dᵢ largest of the whole model;  s = sgn Σ R̂ᵢ;  R = mean of the R̂ᵢ with
+                sgn R̂ᵢ = s;  θ = θ₀ + λUR.  Cost as that of knots_ties
+    Inputs      deltas: expert minus base, a matrix at a time
+    Parameters  keep: as in knots_dare. density, normalize, shared, floor, lambda and vocabulary: as
+                in knots_ties
+    Properties  keep 1 is knots_ties; a seed fixes every draw
+    When        as knots_ties; the authors keep 0.9 for CLIP and 0.2 for Llama
+    Example     >>> merge("knots_dare_ties", [[0.0, 0.0]] * 2,
+                ...       [[[2, 0], [0, 0]], [[1, 0], [0, 1]]], keep=1, lambda_=0.5)
+                [[0.75, 0.0], [0.0, 0.5]]
+    Departures  As in knots_dare.
+    """
+
+    def fuse(values: Tensor) -> Tensor:
+        left = scaled_(values.mul_(mask), [1.0 / k if k else 0.0 for k in keep])
+        kept, ones = trimmed(left, cutoff), [1.0] * len(values)
+        sign = elected(weighted_sum(kept, ones), 1.0)
+        return agreeing_mean(kept, ones, sign, normalize=normalize)
+
+    return aligned(deltas, place, shared, floor, fuse).mul_(lambda_)

@@ -1,0 +1,58 @@
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cermet.core.registry import PerModel, method
+from cermet.core.types import Place
+from cermet.maths.lowrank import leading
+from cermet.maths.polar import polar
+from cermet.methods.matrices import Vocabulary, averaged, room
+
+
+def _otherwise(*, place: Place, count: int, lambda_: float, vocabulary: str) -> PerModel | None:
+    """The mean; also of a matrix with fewer rows or columns than there are models."""
+    if min(place.shape[-2:], default=0) < count:
+        return (lambda_ / count,) * count
+    return averaged(place=place, count=count, lambda_=lambda_, vocabulary=vocabulary)
+
+
+@method(
+    on="deltas",
+    source="arXiv:2412.00081",
+    grain="matrix",
+    otherwise=_otherwise,
+    workspace=room(copies=9.0, short=12.0),
+    properties=("permutation", "homogeneous", "odd"),
+)
+def tsv_m(
+    deltas: Float[Tensor, "models rows columns"],
+    *,
+    lambda_: float = 1.0,
+    vocabulary: Vocabulary = "mean",
+) -> Float[Tensor, "rows columns"]:
+    """The leading singular vectors of each delta, whitened against those of the others.
+
+    Maths       τᵢ = UᵢΣᵢVᵢᵀ, of which the first p = ⌊k/T⌋ triplets, k the shorter side;
+                U = polar [U₁ ... U_T], V = polar [V₁ ... V_T];  θ = θ₀ + λ U diag(Σ₁ ... Σ_T) Vᵀ;
+                other tensors: θ₀ + λ · mean τᵢ.  Cost for a matrix of M × k: T + 2 Gram matrices of
+                Mk², T times the p leading of their eigenvectors, all k of two
+    Inputs      deltas: expert minus base, a matrix at a time
+    Parameters  lambda: factor of the merged delta. vocabulary: whether embeddings and heads are
+                averaged, or are matrices like the rest
+    Properties  model order does not matter; one expert comes back; experts that move different
+                inputs and outputs are added, in rank p each; twice the deltas, twice the result
+    When        experts of different tasks, as many as you like; a sum, so start with lambda 1
+    Example     >>> merge("tsv_m", [[0.0, 0.0]] * 2, [[[2, 0], [0, 0]], [[0, 0], [0, 1]]])
+                [[2.0, 0.0], [0.0, 1.0]]
+    Departures  Directions that several experts share exactly are whitened by the partial isometry,
+                so equal experts give their common part of rank p; the authors' decomposition makes
+                up directions there. The vocabulary is averaged by default, and with vocabulary
+                spectral it is as in the authors' code, where any matrix is. A matrix with fewer
+                rows or columns than models is averaged; the authors leave the base.
+    """
+    rank = int(min(deltas.shape[1:]) * (1 / len(deltas)))
+    parts = [leading(delta, rank) for delta in deltas]
+    left, _ = polar(torch.cat([part.left for part in parts], dim=1))
+    right, _ = polar(torch.cat([part.right for part in parts]))
+    values = torch.cat([part.values for part in parts])
+    return ((left * (lambda_ * values)) @ right).float()

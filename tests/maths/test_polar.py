@@ -1,0 +1,47 @@
+"""The polar factor against LAPACK's singular value decomposition in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cermet.maths.polar import polar
+from tests.maths.spectra import falling, with_values
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6])
+@pytest.mark.parametrize(("rows", "columns"), [(30, 30), (20, 45), (45, 20)])
+def test_the_error_grows_with_the_square_of_the_condition(
+    rows: int, columns: int, condition: float
+) -> None:
+    """1e-15 κ², never more than a decomposition in float32 has, which is 1e-7 κ."""
+    matrix = falling(rows, columns, condition)
+    factor, values = polar(matrix)
+    left, expected, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    error = torch.linalg.matrix_norm(factor - left @ right, ord=2)
+    assert float(error) <= 1e-13 + 1e-15 * condition**2
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_it_is_orthonormal_also_where_the_matrix_is_steep() -> None:
+    factor, _ = polar(falling(25, 40, 1e6))
+    torch.testing.assert_close(factor @ factor.t(), torch.eye(25).double(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(20, 30), (30, 20)])
+def test_a_lower_rank_gives_the_partial_isometry(rows: int, columns: int) -> None:
+    """Directions in which there is nothing but rounding are not made up."""
+    matrix = with_values(rows, columns, torch.where(torch.arange(20) < 7, 2.0, 0.0))
+    factor, values = polar(matrix)
+    assert int((values > 0).sum()) == 7
+    torch.testing.assert_close(2 * factor, matrix.double(), rtol=0, atol=1e-6)
+
+
+def test_zeros_nothing_and_a_row() -> None:
+    assert torch.equal(polar(torch.zeros(3, 4))[0], torch.zeros(3, 4).double())
+    for shape in ((0, 4), (4, 0)):
+        factor, values = polar(torch.zeros(shape))
+        assert (tuple(factor.shape), values.numel()) == (shape, 0)
+    factor, values = polar(torch.tensor([[3.0, 0.0, 4.0]]))
+    torch.testing.assert_close(factor, torch.tensor([[0.6, 0.0, 0.8]]).double())
+    assert values.tolist() == pytest.approx([5.0])
