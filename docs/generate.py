@@ -23,7 +23,7 @@ from cermet.core.registry import (
     all_methods,
     all_transforms,
 )
-from cermet.engine.describe import base_of, blocks_of, grain_of, models_of, sections
+from cermet.engine.describe import base_of, blocks_of, grain_of, models_of, pieces_of, sections
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 _NOTE = (
