@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["eigen", "leading_eigen"]
+__all__ = ["eigen", "fixed_start", "leading_eigen"]
 
 _RESIDUAL = 2e-7  # of the singular values that are sought: that of a float32 decomposition
 _ROUNDS = 8
@@ -44,7 +44,7 @@ def leading_eigen(matrix: Tensor, rank: int) -> Tensor:
 
 def _iterated(matrix: Tensor, rank: int, width: int) -> Tensor | None:
     """Eigenvectors by subspace iteration; None where too many rounds would be needed."""
-    basis = matrix @ _draws(matrix.shape[0], width, matrix)
+    basis = matrix @ fixed_start(matrix.shape[0], width, matrix)
     for turn in range(_ROUNDS):
         basis = torch.linalg.qr(basis).Q
         image = matrix @ basis
@@ -83,7 +83,7 @@ def _filtered(matrix: Tensor, basis: Tensor, image: Tensor, values: Tensor, boun
     return now
 
 
-def _draws(rows: int, columns: int, like: Tensor) -> Tensor:
+def fixed_start(rows: int, columns: int, like: Tensor) -> Tensor:
     """Fixed numbers, spread evenly over [-1, 1): the start is the same at every call."""
     word = torch.arange(rows * columns, dtype=torch.int64, device=like.device) * _MIX[0]
     for factor, shift in ((_MIX[1], 30), (_MIX[2], 27)):

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cermet.maths.eigen import fixed_start
+
 __all__ = ["leading", "overlap"]
 
 _MARGIN = 8  # directions that are carried along, and left out of the result
@@ -27,9 +29,7 @@ def leading(
     rows, columns = matrix.shape
     wanted = min(count, rows, columns)
     width = min(wanted + _MARGIN, rows, columns)
-    draw = torch.Generator().manual_seed(0)
-    basis = torch.randn(columns, width, generator=draw).to(matrix.dtype)
-    left = _basis(matrix @ basis)
+    left = _basis(matrix @ fixed_start(columns, width, matrix))
     for _ in range(_ROUNDS):
         left = _basis(matrix @ _basis(matrix.t() @ left))
     small = (left.t() @ matrix).to(torch.float64)

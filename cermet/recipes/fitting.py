@@ -146,6 +146,9 @@ def fit(recipe: Recipe, models: Sequence[ModelRef], checkpoints: Sequence[Checkp
         if not partial and not _whole(pairs, fitted, plain[anchor]):
             found.append(fitted)  # two models of text: refused tensor by tensor
             continue
+        if not partial and _misspelled(pairs.names):
+            found.append(fitted)  # the same
+            continue
         _check(models[i], models[anchor], fitted, plain[anchor], pairs, recipe.keep or ())
         found.append(_renamed(fitted, pairs.names, partial))
         notes.append(_note(models[i], models[anchor], modules[i], modules[anchor], pairs))
@@ -192,6 +195,11 @@ def _whole(pairs: Counterparts, fitted: Fitted, anchor: Fitted) -> bool:
     if pairs.unmatched or pairs.left_out:
         return False
     return not pairs.lacking and _same_names(_renamed(fitted, pairs.names, False), anchor)
+
+
+def _misspelled(names: Mapping[str, str]) -> bool:
+    """Whether most names are the same: then the others are damage, not another family's way."""
+    return 2 * sum(old == new for old, new in names.items()) > len(names)
 
 
 def _renamed(fitted: Fitted, names: Mapping[str, str], partial: bool) -> Fitted:

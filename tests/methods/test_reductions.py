@@ -178,7 +178,7 @@ def test_two_models_half_way_are_slerp(method: str) -> None:
 
 NEUTRAL: Mapping[str, Any] = {
     "weight": 1.0, "lambda": 1.0, "density": 1.0, "epsilon": 0.0, "gamma": 0.0, "t": 1.0,
-    "alpha": 1.0, "beta": 0.0, "loss": 1.0, "agree": 1, "layers_only": False,
+    "alpha": 1.0, "beta": 0.0, "loss": 1.0, "agree": 1, "layers_only": False, "keep": 1.0,
 }  # fmt: skip
 
 
@@ -188,8 +188,9 @@ def _neutral(method: Method) -> dict[str, Any]:
 
 
 ONE = [m for m in METHODS.values() if m.models[0] == 1]
-# Elements below a threshold stay at the base, in the last one whole tensors; PCB clamps.
-EXCEPT = {"arcee_fusion", "pcb_merging", "pcb_merging_es", "shadow_ft"}
+# Elements below a threshold stay at the base, in shadow_ft whole tensors; PCB clamps; ISO gives all
+# directions of a matrix one length.
+EXCEPT = {"arcee_fusion", "pcb_merging", "pcb_merging_es", "shadow_ft", "iso_c", "iso_cts"}
 
 
 @pytest.mark.parametrize("method", [m for m in ONE if m.name not in EXCEPT], ids=lambda m: m.name)
@@ -215,8 +216,12 @@ SUMS = {"task_arithmetic", "dare_linear", "dare_ties", "della_linear", "breadcru
 # Sums with one factor for all.
 FACTOR = {"breadcrumbs_official", "consensus_ta", "consensus_ties", "twin_merging"}
 # In widen, columns count up to twice; led_merging leaves at the base what two experts elect; the
-# merged model of TALL-masks is a sum without a factor, there to be masked.
-EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {"widen", "led_merging", "tall_mask", "tall_mask_ties"}
+# merged model of TALL-masks is a sum without a factor, there to be masked. TSV-M, the WUDI family and
+# OPCM share the directions of a matrix out, or project each expert away from the others.
+EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {
+    "widen", "led_merging", "tall_mask", "tall_mask_ties",
+    "tsv_m", "wudi", "swudi", "optmerge", "opcm",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

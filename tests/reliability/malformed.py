@@ -60,6 +60,9 @@ def sound(seed: int, layers: int = 2) -> dict[str, Tensor]:
     return {**found, BUFFER: torch.arange(6)}
 
 
+_CARD = "---\nlicense: apache-2.0\n---\n"
+
+
 class Pool:
     """A base and two experts on disk, and a recipe for them."""
 
@@ -70,6 +73,7 @@ class Pool:
             (root / name).mkdir(parents=True)
             (root / name / WEIGHTS).write_bytes(save(sound(seed)))
             self.write(f"{name}/config.json", {"model_type": "llama", "num_hidden_layers": 2})
+            self.write(f"{name}/README.md", _CARD)
 
     def write(self, name: str, content: bytes | str | dict[str, Any]) -> None:
         """Write a file below the root; a mapping as JSON."""
@@ -128,6 +132,7 @@ class Pool:
         self.write("adapter/adapter_model.safetensors", save(factors))
         config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["q_proj"]}
         self.write("adapter/adapter_config.json", config)
+        self.write("adapter/README.md", _CARD)
         self.swap("<b>", "<base>+<adapter>")
 
     def swap(self, old: str, new: str) -> None:
