@@ -216,8 +216,8 @@ SUMS = {"task_arithmetic", "dare_linear", "dare_ties", "della_linear", "breadcru
 # Sums with one factor for all.
 FACTOR = {"breadcrumbs_official", "consensus_ta", "consensus_ties", "twin_merging"}
 # In widen, columns count up to twice; led_merging leaves at the base what two experts elect; the
-# merged model of TALL-masks is a sum without a factor, there to be masked. TSV-M, the WUDI family and
-# OPCM share the directions of a matrix out, or project each expert away from the others.
+# merged model of TALL-masks is a sum without a factor, there to be masked. TSV-M, the WUDI family
+# and OPCM share the directions of a matrix out, or project each expert away from the others.
 EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {
     "widen", "led_merging", "tall_mask", "tall_mask_ties",
     "tsv_m", "wudi", "swudi", "optmerge", "opcm",
