@@ -42,6 +42,7 @@ def print_adapters(found: dict[str, Any]) -> None:
     whole = f", and {len(found['whole'])} whole tensor(s)" if found["whole"] else ""
     base = f"'{found['base']}'" if found["base"] else "a base without a name"
     count, method = len(found["modules"]), found["method"]
+    method += " in the span of the adapters" if found["in_span"] else ""
     for line in (
         f"merges  {count} modules with {method}, rank {_span(ranks)}{whole}",
         f"writes  {decimal(found['bytes_written'])}{free}, an adapter of {base}",

@@ -191,7 +191,9 @@ def method(
     check: parameters -> what is wrong with them, or None.
     limits: least and most value of a parameter, None where there is none.
     accepts: parameters of mergekit that have no effect here, with the reason.
-    properties: names of the properties that the contract test holds the method to.
+    properties: names of the properties that the contract test holds the method to. "equivariant"
+        (deltas PτᵢQ with orthogonal P and Q give PτQ, where sizes are counted by
+        `cermet.methods.matrices.sides`) makes the engine merge adapters in their span.
     needs: statistics, each an argument of the functions that name it; see `Need`.
     experimental: in one sentence, why the method is not to be relied on yet.
     parts: what the merge returns of each expert: not a tensor then, but the merged tensor and

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES, TORCH
-from cermet.checkpoints.reader import MemoryCheckpoint
+from cermet.checkpoints.reader import Checkpoint, MemoryCheckpoint
 from cermet.checkpoints.writer import ShardWriter, Slot
 from cermet.core.errors import BudgetError, MethodError, MismatchError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
@@ -24,9 +24,11 @@ from cermet.engine.executors import Stage, Staged
 from cermet.engine.finite import refuse_non_finite
 from cermet.engine.group import grouped
 from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.span import Cores, spans_of
 from cermet.engine.target import MemoryTarget
 from cermet.maths.factors import Factors
 from cermet.recipes.adapters import AdapterPlan, AdapterTask, Whole
+from cermet.recipes.plan import Task
 
 __all__ = ["FileSink", "Made", "MemorySink", "merge_adapters_into", "slots_of_adapter"]
 
@@ -135,17 +137,26 @@ def _workers(plan: AdapterPlan, options: Options) -> int:
     """Threads that stay in the budget together; BudgetError where one does not."""
     if plan.method.on == "factors" and not plan.method.forms_deltas:
         return options.workers()
-    largest = max(plan.tasks, key=lambda t: t.like.shape[0] * t.like.shape[1], default=None)
-    if largest is None:
+    if not plan.tasks:
         return options.workers()
-    own = 12 * len(largest.members) if plan.method.on == "factors" else 0
-    need = (24 + own) * largest.like.shape[0] * largest.like.shape[1]  # truncating is in float64
+    need, largest = max(((_need(plan, t), t) for t in plan.tasks), key=lambda pair: pair[0])
     if need > options.memory:
         raise BudgetError(
             f"The deltas of '{largest.module}' take {need / 1e6:,.3g} MB at once, but the budget "
             f"is {options.memory / 1e6:,.3g} MB. Give more with --memory."
         )
     return max(1, min(options.workers(), options.memory // need))
+
+
+def _need(plan: AdapterPlan, task: AdapterTask) -> int:
+    """Bytes that a module takes beside the blocks of the method; truncating is in float64."""
+    rows, columns = task.like.shape
+    if plan.in_span:
+        high, wide = task.core
+        each = 8 * len(task.members) + 128  # blocks count squares by the shape of the whole
+        return each * high * wide + 40 * (rows * high + columns * wide)
+    own = 12 * len(task.members) if plan.method.on == "factors" else 0
+    return (24 + own) * rows * columns
 
 
 def _check_finite(plan: AdapterPlan) -> None:
@@ -221,15 +232,8 @@ class _Run:
         plan, workers = self.plan, _workers(self.plan, self.options)
         checkpoints = tuple(Deltas(adapter, plan.tasks) for adapter in plan.adapters)
         seed, biases = plan.recipe.seed, dict[str, Tensor]()
-
-        def jobs() -> Iterator[Staged]:
-            for task in plan.tasks if plan.method.whole else tasks:
-                done = partial(self.factors, task)
-                target = ReducedTarget(task.like.shape, task.rank, done)
-                yield job_of(
-                    task.of_delta(plan.method), checkpoints, target, self.options, seed=seed,
-                    finished=target.finished,
-                )  # fmt: skip
+        chosen = plan.tasks if plan.method.whole else tasks
+        weights = self._in_span(chosen) if plan.in_span else self._whole(chosen, checkpoints)
 
         def bias_jobs() -> Iterator[Staged]:
             for task in (t for t in plan.tasks if t.bias):
@@ -238,11 +242,32 @@ class _Run:
                 work = task.of_delta(plan.method, bias=True)
                 yield job_of(work, checkpoints, target, self.options, seed=seed)
 
-        executor_for(workers).run(grouped(jobs()))
+        executor_for(workers).run(grouped(weights))
         executor_for(workers).run(grouped(bias_jobs()))
         for task in tasks:
             if task.bias:
                 self.bias(task, biases[task.module])
+
+    def _whole(
+        self, tasks: Sequence[AdapterTask], checkpoints: tuple[Deltas, ...]
+    ) -> Iterator[Staged]:
+        """Jobs on the deltas themselves."""
+        for task in tasks:
+            target = ReducedTarget(task.like.shape, task.rank, partial(self.factors, task))
+            yield self._weight(task.of_delta(self.plan.method), checkpoints, target)
+
+    def _in_span(self, tasks: Sequence[AdapterTask]) -> Iterator[Staged]:
+        """Jobs on their cores, whose place keeps the shape of the whole."""
+        plan, spans = self.plan, spans_of(self.plan)
+        cores = tuple(Cores(plan, a, i, spans) for i, a in enumerate(plan.adapters))
+        for task in tasks:
+            done = spans[task.module].lifted(partial(self.factors, task))
+            work = replace(task.of_delta(plan.method), shape=task.core)
+            yield self._weight(work, cores, ReducedTarget(task.core, task.rank, done))
+
+    def _weight(self, work: Task, sources: tuple[Checkpoint, ...], target: ReducedTarget) -> Staged:
+        seed, finished = self.plan.recipe.seed, target.finished
+        return job_of(work, sources, target, self.options, seed=seed, finished=finished)
 
 
 class _FactorJob:

@@ -85,6 +85,7 @@ def adapter_forecast(plan: AdapterPlan, out: Path) -> dict[str, Any]:
             }
             for t in plan.tasks
         ],
+        "in_span": plan.in_span,
         "whole": [w.name for w in plan.whole],
         "bytes_written": plan.bytes_written(),
         "disk_free": shutil.disk_usage(place).free if place is not None else None,

@@ -11,11 +11,13 @@ from torch import Tensor
 
 __all__ = [
     "Factors",
+    "Spanned",
     "Spectrum",
     "balanced",
     "cosine",
     "padded",
     "product",
+    "spanned",
     "stacked",
     "truncated_product",
 ]
@@ -54,6 +56,42 @@ def stacked(
     left = torch.cat([f.b for f in factors], dim=1)
     right = torch.cat([f.a * (w * f.scale) for f, w in zip(factors, weights, strict=True)])
     return left, right
+
+
+@dataclass(frozen=True, slots=True)
+class Spanned:
+    """Deltas τᵢ = Q Xᵢ Pᵀ in the space that they span together.
+
+    Attributes
+    ----------
+    outer: Q [out, p], inner: P [in, q], float64, with orthonormal columns; p and q are the sum
+    of the ranks, or the side where that is shorter. cores: all Xᵢ, in the dtype of the factors.
+    """
+
+    outer: Float[Tensor, "outputs p"]
+    inner: Float[Tensor, "inputs q"]
+    cores: Float[Tensor, "models p q"]
+
+
+def spanned(factors: Sequence[Factors | None]) -> Spanned:
+    """The span of deltas, of which one at least is there, and their cores: zero for a None.
+
+    By two QR decompositions in float64, of all B side by side and of all A one below the other.
+    Nothing is lost, and singular values, angles and norms of the deltas are those of the cores.
+    """
+    held = [f for f in factors if f is not None]
+    outer, left = torch.linalg.qr(torch.cat([f.b for f in held], dim=1).double())
+    inner, right = torch.linalg.qr(torch.cat([f.a for f in held]).double().t())
+    cores = torch.zeros(
+        len(factors), len(left), len(right), dtype=held[0].a.dtype, device=left.device
+    )
+    begin = 0
+    for core, found in zip(cores, factors, strict=True):
+        if found is not None:
+            own = slice(begin, begin + found.rank)
+            core.copy_((left[:, own] @ right[:, own].t()).mul_(found.scale))
+            begin = own.stop
+    return Spanned(outer, inner, cores)
 
 
 @dataclass(frozen=True, slots=True)

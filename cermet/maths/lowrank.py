@@ -38,15 +38,19 @@ def gram(wide: Tensor) -> Tensor:
     return wide @ wide.t()
 
 
-def leading(matrix: Tensor, rank: int) -> Triplets:
-    """The leading singular triplets of a matrix: float32 [rows, columns] -> `rank` of them."""
+def leading(matrix: Tensor, rank: int, size: float = 0.0) -> Triplets:
+    """The leading singular triplets of a matrix: float32 [rows, columns] -> `rank` of them.
+
+    Fewer where a side is shorter. `size`: the norm of what the matrix is the rest of, whose
+    rounding it holds.
+    """
     wide = matrix.double()
     tall = matrix.shape[0] > matrix.shape[1]
     short = wide.t() if tall else wide
     basis = leading_eigen(gram(short), rank)
     other = basis.t() @ short
     values = torch.linalg.vector_norm(other, dim=1)
-    kept = values > FLOOR * values.amax() if values.numel() else values > 0
+    kept = values > FLOOR * max(size, float(values.amax())) if values.numel() else values > 0
     values = torch.where(kept, values, 0.0)
     inverse = torch.where(kept, 1.0 / torch.where(kept, values, 1.0), 0.0)
     first = (basis * kept).to(matrix.dtype)

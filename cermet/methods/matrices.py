@@ -18,6 +18,7 @@ __all__ = [
     "kept_or_averaged",
     "oriented",
     "room",
+    "sides",
     "tables",
 ]
 
@@ -62,6 +63,17 @@ def kept_or_averaged(
 def oriented(deltas: Tensor, place: Place) -> Tensor:
     """Matrices as [outputs, inputs]: a view, transposed where they are stored as [in, out]."""
     return deltas.transpose(-1, -2) if place.transposed else deltas
+
+
+def sides(place: Place) -> tuple[int, int]:
+    """Outputs and inputs of a matrix as the models hold it.
+
+    A rank or a mean over directions counts by these: of adapters a method that is equivariant
+    is given the cores of the deltas in their span (`cermet.maths.factors.spanned`), which are
+    smaller, while what they lack is zero.
+    """
+    rows, columns = place.shape[-2:]
+    return (columns, rows) if place.transposed else (rows, columns)
 
 
 def room(

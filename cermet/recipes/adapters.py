@@ -49,6 +49,7 @@ class AdapterTask:
         since the delta of one that lacks the module is zero.
     like: what the first adapter that has it has for it.
     rank: of the result. dtype: of the result, spelled as in safetensors.
+    core: what is left of the delta's shape in the space that the deltas of all adapters span.
     parameters: by argument of the method, those for each model in order of the members.
     bias: whether the result has a bias of its b.
     """
@@ -61,6 +62,7 @@ class AdapterTask:
     dtype: str
     parameters: Mapping[str, Any]
     bias: bool
+    core: tuple[int, int]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -110,6 +112,11 @@ class AdapterPlan:
     base: str
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def in_span(self) -> bool:
+        """Whether the method sees the deltas in the space that they span, not whole."""
+        return self.method.on == "deltas" and "equivariant" in self.method.properties
 
     def bytes_written(self) -> int:
         """Bytes of all output tensors."""
@@ -256,7 +263,9 @@ def _tasks(
                 f"'{biased}' has a bias of its B (lora_bias), and '{module}' is an embedding; PEFT "
                 "has no adapter with both."
             )
-        yield AdapterTask(module, place, members, like, rank, dtype, parameters, bias)
+        spanned = sum(adapters[i].modules[module].rank for i in owners)
+        core = (min(like.shape[0], spanned), min(like.shape[1], spanned))
+        yield AdapterTask(module, place, members, like, rank, dtype, parameters, bias, core)
 
 
 def _biased(adapters: Sequence[Adapter]) -> str | None:

@@ -23,6 +23,7 @@ import cermet.maths
 import cermet.methods
 from cermet import NonFiniteError
 from cermet.engine.geometry import Geometry, geometry
+from tests.maths.spectra import orthogonal
 from tests.methods.forms import (
     DEFAULTS,
     FORMS,
@@ -35,7 +36,7 @@ from tests.methods.forms import (
     same_bits,
 )
 
-KNOWN = {"permutation", "idempotent", "homogeneous", "odd", "elementwise"}
+KNOWN = {"permutation", "idempotent", "homogeneous", "odd", "elementwise", "equivariant"}
 RANDOM = [form for form in FORMS if form.method.noise and "density" in form.parameters]
 WHOLE_ROWS = [
     form for form in FORMS if form.grain != "element" and (form in RANDOM or not form.method.noise)
@@ -233,6 +234,22 @@ def test_elementwise(form: Form) -> None:
     part = [{"w": m["w"][9:23].clone()} for m in models]
     whole = form.merge(base, experts)["w"][9:23]
     assert torch.equal(form.merge(part[0], part[1:])["w"], whole)
+
+
+@declaring("equivariant", FORMS)
+@pytest.mark.parametrize("shape", [(7, 12), (11, 6)], ids=str)
+def test_equivariant(form: Form, shape: tuple[int, int]) -> None:
+    """Deltas in other orthonormal bases of outputs and inputs give the merged delta in these."""
+    left, right = (orthogonal(side, side, 5).float() for side in shape)
+
+    def turned(models: list[Model]) -> list[Model]:
+        return [{n: left @ v @ right for n, v in model.items()} for model in models]
+
+    base, experts = pool(form.experts, {"w": shape, "v": shape})
+    deltas = [{n: v - base[n] for n, v in e.items()} for e in experts]
+    zero = _without_base(deltas)
+    one = turned([form.merge(zero, deltas)])[0]
+    _close(form.merge(zero, turned(deltas)), one, tolerance=2e-5)
 
 
 @pytest.mark.parametrize("form", RANDOM, ids=label)

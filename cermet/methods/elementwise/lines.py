@@ -19,7 +19,7 @@ def _coefficients(
     source="arXiv:2410.17146",
     coefficients=_coefficients,
     workspace=1.0,
-    properties=("permutation", "homogeneous", "odd"),
+    properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def lines(
     deltas: Float[Tensor, "models *block"],

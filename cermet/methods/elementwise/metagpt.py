@@ -18,7 +18,7 @@ def _coefficients(*, share: PerModel, lambda_: float) -> PerModel:
     fitted=["share"],
     coefficients=_coefficients,
     workspace=1.0,
-    properties=("permutation", "idempotent", "homogeneous", "odd"),
+    properties=("permutation", "idempotent", "homogeneous", "odd", "equivariant"),
 )
 def metagpt(
     deltas: Float[Tensor, "models *block"], *, share: PerModel, lambda_: float = 1.0

@@ -19,7 +19,7 @@ def _factors(*, weight: PerModel, normalize: bool, lambda_: float) -> PerModel:
         "rescale": "nothing is sparsified",
         "int8_mask": "there is no mask",
     },
-    properties=("permutation", "elementwise", "homogeneous", "odd"),
+    properties=("permutation", "elementwise", "homogeneous", "odd", "equivariant"),
 )
 def task_arithmetic(
     deltas: Float[Tensor, "models *block"],

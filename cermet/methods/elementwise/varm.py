@@ -18,7 +18,7 @@ def _coefficients(*, share: PerModel) -> PerModel:
     fitted=["share"],
     coefficients=_coefficients,
     workspace=1.0,
-    properties=("permutation", "idempotent", "homogeneous", "odd"),
+    properties=("permutation", "idempotent", "homogeneous", "odd", "equivariant"),
 )
 def varm(deltas: Float[Tensor, "models *block"], *, share: PerModel) -> Float[Tensor, "*block"]:
     """FuseChat's variation ratio merge: each tensor's weights are the shares of its change.

@@ -2,9 +2,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import method
+from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
 from cermet.maths.polar import polar
-from cermet.methods.matrices import Vocabulary, averaged, room
+from cermet.methods.matrices import Vocabulary, averaged, room, sides
 
 
 @method(
@@ -13,11 +14,12 @@ from cermet.methods.matrices import Vocabulary, averaged, room
     grain="matrix",
     otherwise=averaged,
     workspace=room(copies=5.0, short=12.0),
-    properties=("permutation", "homogeneous", "odd"),
+    properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def iso_c(
     deltas: Float[Tensor, "models rows columns"],
     *,
+    place: Place,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
 ) -> Float[Tensor, "rows columns"]:
@@ -40,4 +42,4 @@ def iso_c(
                 vocabulary as in tsv_m.
     """
     factor, values = polar(weighted_sum(deltas, [1.0] * len(deltas)))
-    return factor.mul_(lambda_ * values.mean()).float()
+    return factor.mul_(lambda_ * values.sum() / min(sides(place))).float()

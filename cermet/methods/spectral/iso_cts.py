@@ -3,10 +3,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import method
+from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
 from cermet.maths.lowrank import Triplets, leading
 from cermet.maths.polar import polar
-from cermet.methods.matrices import Vocabulary, averaged, room
+from cermet.methods.matrices import Vocabulary, averaged, room, sides
 
 
 def _ranks(size: int, count: int, common: float) -> tuple[int, int]:
@@ -18,7 +19,9 @@ def _ranks(size: int, count: int, common: float) -> tuple[int, int]:
 
 def _outside(delta: Tensor, basis: Tensor, rank: int) -> Triplets:
     """The leading triplets of what a delta does outside of a space of outputs."""
-    return leading(delta - basis @ (basis.t() @ delta), rank)
+    delta = delta.double()
+    rest = delta - basis @ (basis.t() @ delta)
+    return leading(rest, rank, float(torch.linalg.norm(delta)))
 
 
 @method(
@@ -28,11 +31,12 @@ def _outside(delta: Tensor, basis: Tensor, rank: int) -> Triplets:
     otherwise=averaged,
     limits={"common": (0.0, 1.0)},
     workspace=room(copies=10.0, short=12.0),
-    properties=("permutation", "homogeneous", "odd"),
+    properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def iso_cts(
     deltas: Float[Tensor, "models rows columns"],
     *,
+    place: Place,
     common: float = 0.8,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
@@ -55,11 +59,12 @@ def iso_cts(
     Departures  As in iso_c. The number of directions for each expert is rounded half to even, as in
                 the authors' code, but never to more than there are.
     """
-    most, own = _ranks(min(deltas.shape[1:]), len(deltas), common)
-    shared = leading(weighted_sum(deltas, [1.0] * len(deltas)), most)
+    size = min(sides(place))
+    most, own = _ranks(size, len(deltas), common)
+    shared = leading(weighted_sum(deltas, [1.0] * len(deltas)).double(), most)
     parts = [*(_outside(delta, shared.left, own) for delta in deltas), shared]
     alone, _ = polar(torch.cat([part.left for part in parts[:-1]], dim=1))
     left = torch.cat([alone, shared.left.double()], dim=1)  # orthogonal already
     right, _ = polar(torch.cat([part.right for part in parts]))
     values = torch.cat([part.values for part in parts])
-    return (left @ right).mul_(lambda_ * values.mean()).float()
+    return (left @ right).mul_(lambda_ * values.sum() / size).float()

@@ -68,7 +68,7 @@ def _factor(*, energy: Tensor) -> dict[str, float]:
     fitted=["factor"],
     limits={"alpha": (0.0, 1.0)},
     workspace=room(each=2.0, copies=14.0, short=12.0),
-    properties=("odd",),
+    properties=("odd", "equivariant"),
 )
 def opcm(
     deltas: Float[Tensor, "models *block"],

@@ -10,14 +10,13 @@ from cermet.maths.combine import weighted_sum
 from cermet.maths.descent import momentum_response
 from cermet.maths.lowrank import leading
 from cermet.methods.interference import filtered, shares
-from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, oriented, room
+from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, oriented, room, sides
 
 _MOMENTUM = 0.9
 
 
-def _pairs(models: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
+def _pairs(models: Tensor, rank: int) -> Iterator[tuple[float, Tensor, Tensor]]:
     """wᵢ, the leading part of each expert, and the leading directions of its inputs."""
-    rank = min(models.shape[1:]) // len(models)
     for share, tau in zip(shares(models), models, strict=True):
         found = leading(tau, rank)
         rows = found.right * found.values.float()[:, None]
@@ -31,7 +30,7 @@ def _pairs(models: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
     otherwise=kept_or_averaged,
     limits={"steps": (0.0, None), "rate": (0.0, None)},
     workspace=room(copies=12.0, short=14.0),
-    properties=("permutation", "homogeneous", "odd"),
+    properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def optmerge_lora(
     deltas: Float[Tensor, "models rows columns"],
@@ -68,5 +67,5 @@ def optmerge_lora(
     start = weighted_sum(models, [1.0 / len(models)] * len(models))
     response = partial(momentum_response, steps=steps, rate=rate, momentum=_MOMENTUM)
     rows = min(models.shape[1:])  # at most
-    moved = filtered(start, _pairs(models), rows, response)
+    moved = filtered(start, _pairs(models, min(sides(place)) // len(models)), rows, response)
     return oriented(moved.float().mul_(lambda_), place)

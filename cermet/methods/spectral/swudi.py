@@ -8,7 +8,7 @@ from cermet.core.registry import method
 from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
 from cermet.methods.interference import filtered, own_inputs
-from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, oriented, room
+from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, oriented, room, sides
 
 _LEAST = 1e-12  # an eigenvalue below this moves as at 0
 
@@ -20,7 +20,7 @@ _LEAST = 1e-12  # an eigenvalue below this moves as at 0
     otherwise=kept_or_averaged,
     limits={"time": (0.0, None), "density": (0.0, 1.0)},
     workspace=room(copies=9.0, inputs=14.0),
-    properties=("permutation", "homogeneous", "odd"),
+    properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def swudi(
     deltas: Float[Tensor, "models rows columns"],
@@ -54,7 +54,7 @@ def swudi(
     """
     models = oriented(deltas, place)
     start = weighted_sum(models, [1.0] * len(models))
-    moving = math.ceil(density * models.shape[2])
+    moving = math.ceil(density * sides(place)[1])
 
     def response(values: Tensor) -> Tensor:
         flowing = values.clamp_min(_LEAST)

@@ -6,7 +6,7 @@ from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
 from cermet.maths.lowrank import leading
 from cermet.maths.polar import polar
-from cermet.methods.matrices import Vocabulary, averaged, room
+from cermet.methods.matrices import Vocabulary, averaged, room, sides
 
 
 def _otherwise(*, place: Place, count: int, lambda_: float, vocabulary: str) -> PerModel | None:
@@ -22,11 +22,12 @@ def _otherwise(*, place: Place, count: int, lambda_: float, vocabulary: str) -> 
     grain="matrix",
     otherwise=_otherwise,
     workspace=room(copies=9.0, short=12.0),
-    properties=("permutation", "homogeneous", "odd"),
+    properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def tsv_m(
     deltas: Float[Tensor, "models rows columns"],
     *,
+    place: Place,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
 ) -> Float[Tensor, "rows columns"]:
@@ -50,7 +51,7 @@ def tsv_m(
                 spectral it is as in the authors' code, where any matrix is. A matrix with fewer
                 rows or columns than models is averaged; the authors leave the base.
     """
-    rank = int(min(deltas.shape[1:]) * (1 / len(deltas)))
+    rank = int(min(sides(place)) * (1 / len(deltas)))
     parts = [leading(delta, rank) for delta in deltas]
     left, _ = polar(torch.cat([part.left for part in parts], dim=1))
     right, _ = polar(torch.cat([part.right for part in parts]))
