@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cermet.maths.eigen import eigen, leading_eigen
 
-__all__ = ["FLOOR", "Triplets", "column_space", "gram", "leading", "truncated"]
+__all__ = ["FLOOR", "Triplets", "column_space", "complement", "gram", "leading", "truncated"]
 
 FLOOR = 5e-7
 """Singular values below this share of the largest are rounding of float32, and count as zero."""
+_WHOLE = 512  # rows of which all inner products are formed, though half of them are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,20 @@ class Triplets:
 
 
 def gram(wide: Tensor) -> Tensor:
-    """Inner products of the rows: float64 [rows, columns] -> [rows, rows]."""
-    return wide @ wide.t()
+    """Inner products of the rows: [rows, columns] -> [rows, rows].
+
+    Of a large matrix by halves, since two of the four quarters are the same.
+    """
+    rows = len(wide)
+    if rows <= _WHOLE:
+        return wide @ wide.t()
+    half = rows // 2
+    first, last = wide[:half], wide[half:]
+    found = wide.new_empty(rows, rows)
+    found[:half, :half], found[half:, half:] = gram(first), gram(last)
+    corner = last @ first.t()
+    found[half:, :half], found[:half, half:] = corner, corner.t()
+    return found
 
 
 def leading(matrix: Tensor, rank: int, size: float = 0.0) -> Triplets:
@@ -70,6 +83,15 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return basis.to(matrix.dtype), (basis.t() @ wide).to(matrix.dtype)
     basis = leading_eigen(gram(wide.t()), rank)
     return (wide @ basis).to(matrix.dtype), basis.t().to(matrix.dtype)
+
+
+def complement(basis: Tensor) -> Tensor:
+    """An orthonormal basis of what is orthogonal to orthonormal columns.
+
+    [rows, columns] -> [rows, rows - columns].
+    """
+    whole: Tensor = torch.linalg.qr(basis, mode="complete").Q
+    return whole[:, basis.shape[1] :]
 
 
 def column_space(blocks: Tensor, least: float, share: float) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cermet.maths.lowrank import FLOOR, column_space, leading, truncated
-from tests.maths.spectra import falling, with_values
+from cermet.maths.lowrank import FLOOR, column_space, complement, gram, leading, truncated
+from tests.maths.spectra import falling, orthogonal, with_values
 
 
 @pytest.mark.parametrize("condition", [1.5, 1e3, 1e6])
@@ -88,3 +88,16 @@ def test_the_space_of_all_columns(rows: int, columns: int) -> None:
     torch.testing.assert_close(found @ found.t(), best @ best.t(), rtol=0, atol=1e-9)
     assert column_space(blocks, 2 * float(values[0]), 0.0).shape == (rows, 0)
     assert column_space(torch.zeros(2, rows, columns), 0.0, 0.01).shape == (rows, 0)
+
+
+def test_the_complement_and_the_basis_fill_the_space() -> None:
+    basis = orthogonal(9, 4, 0)
+    rest = complement(basis)
+    whole = torch.cat([basis, rest], dim=1)
+    torch.testing.assert_close(whole @ whole.t(), torch.eye(9).double())
+    assert complement(basis[:, :0]).shape == (9, 9)
+
+
+def test_the_inner_products_of_many_rows_are_formed_by_halves() -> None:
+    wide = falling(1101, 30, 10.0).double()
+    torch.testing.assert_close(gram(wide), wide @ wide.t(), rtol=0, atol=1e-14)

@@ -26,8 +26,8 @@ def iso_c(
     """The sum of the deltas with all its singular values made equal.
 
     Maths       Σ τᵢ = UΣVᵀ;  σ̄ = mean of all k singular values;  θ = θ₀ + λσ̄ UVᵀ;
-                other tensors: θ₀ + λ · mean τᵢ.  Cost for a matrix of M × k: a Gram matrix of Mk²,
-                its eigenvectors, and a product; no singular value decomposition
+                other tensors: θ₀ + λ · mean τᵢ.  Cost for a matrix of M × k: a Gram matrix of Mk²
+                and about ten products of that size; no singular value decomposition
     Inputs      deltas: expert minus base, a matrix at a time
     Parameters  lambda: factor of the merged delta; 1.3 to 1.5 in the paper for eight tasks.
                 vocabulary: as in tsv_m
@@ -41,5 +41,5 @@ def iso_c(
                 the authors' decomposition makes some up; σ̄ divides by all k, as theirs. The
                 vocabulary as in tsv_m.
     """
-    factor, values = polar(weighted_sum(deltas, [1.0] * len(deltas)))
-    return factor.mul_(lambda_ * values.sum() / min(sides(place))).float()
+    factor, total = polar(weighted_sum(deltas, [1.0] * len(deltas)))
+    return factor.mul_(lambda_ * total / max(1, min(sides(place)))).float()

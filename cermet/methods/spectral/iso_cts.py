@@ -5,7 +5,7 @@ from torch import Tensor
 from cermet.core.registry import method
 from cermet.core.types import Place
 from cermet.maths.combine import weighted_sum
-from cermet.maths.lowrank import Triplets, leading
+from cermet.maths.lowrank import Triplets, complement, leading
 from cermet.maths.polar import polar
 from cermet.methods.matrices import Vocabulary, averaged, room, sides
 
@@ -17,11 +17,17 @@ def _ranks(size: int, count: int, common: float) -> tuple[int, int]:
     return size - own * count, own
 
 
-def _outside(delta: Tensor, basis: Tensor, rank: int) -> Triplets:
-    """The leading triplets of what a delta does outside of a space of outputs."""
-    delta = delta.double()
-    rest = delta - basis @ (basis.t() @ delta)
-    return leading(rest, rank, float(torch.linalg.norm(delta)))
+def _outside(delta: Tensor, shared: Tensor, rest: Tensor | None, rank: int) -> Triplets:
+    """The leading triplets of what a delta does outside of a space of outputs.
+
+    rest: an orthonormal basis of all other outputs, where it makes the delta smaller.
+    """
+    wide = delta.double()
+    size = float(torch.linalg.norm(wide))
+    if rest is None:
+        return leading(wide - shared @ (shared.t() @ wide), rank, size)
+    found = leading(rest.t() @ wide, rank, size)
+    return Triplets(rest @ found.left, found.values, found.right)
 
 
 @method(
@@ -46,8 +52,9 @@ def iso_cts(
     Maths       t = round((k − ⌊fk⌋)/T) directions of each expert, c = k − Tt in common;
                 Uc, σc, Vc: the first c triplets of Σ τᵢ;  Uᵢ, σᵢ, Vᵢ: the first t of τᵢ − UcUcᵀτᵢ;
                 U = polar [U₁ ... U_T Uc],  V = polar [V₁ ... V_T Vc],  σ̄ the mean of all these σ;
-                θ = θ₀ + λσ̄ UVᵀ;  other tensors: θ₀ + λ · mean τᵢ.  Cost: T + 2 Gram matrices of
-                Mk², all eigenvectors of two, the t leading ones of T
+                θ = θ₀ + λσ̄ UVᵀ;  other tensors: θ₀ + λ · mean τᵢ.  Cost: all eigenvectors of
+                one Gram matrix, a polar factor (see iso_c), and T times the t leading triplets of
+                k − c rows, or of the whole delta where it has more rows than columns
     Inputs      deltas: expert minus base, a matrix at a time
     Parameters  common: f, the share of directions that are the sum's. lambda: factor of the merged
                 delta; 1.5 to 1.9 in the paper for eight tasks. vocabulary: as in tsv_m
@@ -62,9 +69,11 @@ def iso_cts(
     size = min(sides(place))
     most, own = _ranks(size, len(deltas), common)
     shared = leading(weighted_sum(deltas, [1.0] * len(deltas)).double(), most)
-    parts = [*(_outside(delta, shared.left, own) for delta in deltas), shared]
+    rows, columns = deltas.shape[1:]
+    rest = complement(shared.left[:, shared.values > 0]) if rows <= columns else None
+    parts = [*(_outside(delta, shared.left, rest, own) for delta in deltas), shared]
     alone, _ = polar(torch.cat([part.left for part in parts[:-1]], dim=1))
-    left = torch.cat([alone, shared.left.double()], dim=1)  # orthogonal already
+    left = torch.cat([alone.float(), shared.left.float()], dim=1)  # orthogonal already
     right, _ = polar(torch.cat([part.right for part in parts]))
     values = torch.cat([part.values for part in parts])
-    return (left @ right).mul_(lambda_ * values.sum() / size).float()
+    return (left @ right.float()).mul_(lambda_ * values.sum() / size)

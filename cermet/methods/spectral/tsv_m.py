@@ -35,8 +35,8 @@ def tsv_m(
 
     Maths       τᵢ = UᵢΣᵢVᵢᵀ, of which the first p = ⌊k/T⌋ triplets, k the shorter side;
                 U = polar [U₁ ... U_T], V = polar [V₁ ... V_T];  θ = θ₀ + λ U diag(Σ₁ ... Σ_T) Vᵀ;
-                other tensors: θ₀ + λ · mean τᵢ.  Cost for a matrix of M × k: T + 2 Gram matrices of
-                Mk², T times the p leading of their eigenvectors, all k of two
+                other tensors: θ₀ + λ · mean τᵢ.  Cost for a matrix of M × k: T Gram matrices of
+                Mk², the p leading of their eigenvectors, two polar factors (see iso_c)
     Inputs      deltas: expert minus base, a matrix at a time
     Parameters  lambda: factor of the merged delta. vocabulary: whether embeddings and heads are
                 averaged, or are matrices like the rest
@@ -56,4 +56,4 @@ def tsv_m(
     left, _ = polar(torch.cat([part.left for part in parts], dim=1))
     right, _ = polar(torch.cat([part.right for part in parts]))
     values = torch.cat([part.values for part in parts])
-    return ((left * (lambda_ * values)) @ right).float()
+    return (left * (lambda_ * values)).float() @ right.float()
