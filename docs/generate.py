@@ -301,13 +301,18 @@ def _statistics(needs: str) -> list[str]:
     for name, value in ast.literal_eval(needs).items():
         several = isinstance(value[0], list)
         rows = value if several else [value]
-        each = [_tensor(str([float(x) for x in row])) for row in rows]
+        each = [_tensor(str(_deep(row))) for row in rows]
         if several:
             each = ["[", *(f"    {one}," for one in each), "]"]
         first, *rest = each
         held = [f'"{name}": {first}', *rest]
         found += [f"...     {line}" for line in (*held[:-1], f"{held[-1]},")]
     return [*found, "... }"]
+
+
+def _deep(values: Any) -> Any:
+    """Numbers in lists, however deep, as floats."""
+    return [_deep(v) for v in values] if isinstance(values, list) else float(values)
 
 
 def _floats(rows: Sequence[Sequence[float]]) -> list[list[float]]:

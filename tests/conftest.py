@@ -81,9 +81,9 @@ def _merge_lora(method: str, adapters: Sequence[tuple[Numbers, Numbers]], **para
 
 def _statistic(values: Numbers) -> Any:
     """A statistic of one tensor: a list for each expert, or one list for all."""
-    if isinstance(values[0], Sequence):
-        return [_statistic(v) for v in values]
-    return {"x": torch.tensor(values, dtype=torch.float32)}
+    several = isinstance(values[0], Sequence)
+    held = [{"x": torch.tensor(v, dtype=torch.float32)} for v in (values if several else [values])]
+    return held if several else held[0]
 
 
 def _compress(codec: str, base: Numbers, expert: Numbers, **parameters: Any) -> Any:

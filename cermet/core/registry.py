@@ -107,8 +107,8 @@ class Method:
 
     @property
     def whole(self) -> bool:
-        """Whether a round is reduced over the whole model."""
-        return any(r.scope == "model" for r in self.rounds)
+        """Whether a round is reduced over more than a tensor: a layer, or the whole model."""
+        return any(r.scope != "tensor" for r in self.rounds)
 
     def shared(self) -> frozenset[str]:
         """Arguments that must be the same for every tensor: those that whole-model rounds read."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from cermet.core.errors import MethodError
+
 __all__ = ["Fit", "Gram", "Kth", "Round", "Rows", "Scope", "Sum"]
 
-Scope = Literal["tensor", "model"]
-"""What a round is reduced over."""
+Scope = Literal["tensor", "layer", "model"]
+"""What a round is reduced over; tensors outside of all layers are one more layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,10 @@ class Round:
     name: the argument under which later rounds, `fit` and `merge` receive the result.
     of: block, state and parameters -> values [..., *block]; pure.
     when: parameters -> whether the round is needed; its result is None where it is not.
-    scope: what is reduced over: one tensor, or every tensor that the method merges. The
-        parameters that a round over the model reads must be the same for all of them.
-    only: place and parameters -> whether a tensor takes part in a round over the model.
+    scope: what is reduced over: one tensor, every tensor of its layer (not for a Kth), or every
+        tensor that the method merges. The parameters that a round over more than a tensor reads
+        must be the same for all of them.
+    only: place and parameters -> whether a tensor takes part in such a round.
     """
 
     name: str
@@ -64,6 +67,14 @@ class Kth(Round):
 
     rank: Callable[..., Sequence[Sequence[int]]] = field(default=lambda: ())
     smallest: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what the search is not made for."""
+        if self.scope == "layer":
+            raise MethodError(
+                f"The round '{self.name}' is a Kth over a layer; it takes scope='tensor' or "
+                "'model'."
+            )
 
 
 @dataclass(frozen=True, slots=True)

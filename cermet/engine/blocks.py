@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,10 +56,12 @@ class Blocks:
         device: str,
         cache: int,
         needs: Mapping[str, Sequence[Input]] | None = None,
+        squares: Mapping[str, int] | None = None,
     ) -> None:
         self.name, self.method, self.cut = name, method, cut
         self.inputs, self.base, self.minus = tuple(inputs), base, tuple(minus)
         self.needs = {name: tuple(given) for name, given in (needs or {}).items()}
+        self._squares = dict(squares or {})  # elements of a matrix's statistic that is square
         self.seed, self.noise = seed, noise
         self.dtype, self.device = dtype, torch.device(device)
         # Masks are kept as bits from the first pass that makes them, if they fit; a GPU makes
@@ -76,6 +79,11 @@ class Blocks:
         """Every tensor that is read, in the order of the plan's `Task.inputs`."""
         return (*self.weights(), *(i for given in self.needs.values() for i in given))
 
+    def parts(self, start: int, stop: int) -> list[tuple[Input, int, int]]:
+        """Every tensor that is read, with where in it the values for a block lie."""
+        named = [(i, *self.part(n, start, stop)) for n, given in self.needs.items() for i in given]
+        return [*((i, start, stop) for i in self.weights()), *named]
+
     def read(self, given: Input, start: int, stop: int) -> Tensor:
         """Elements of a model's tensor in the dtype of the recipe; columns come as rows."""
         raw = self._stored(given, start, stop)
@@ -84,12 +92,28 @@ class Blocks:
     def statistic(self, name: str, start: int, stop: int) -> Tensor:
         """The block of a statistic, float32 [its files, *block]."""
         files = self.needs[name]
+        if name in self._squares:
+            return self._square(name, start, stop)
         found = torch.empty(len(files), stop - start, dtype=torch.float32, device=self.device)
         shaped = self._shaped(found)
         for row, given in zip(shaped, files, strict=True):
             raw = self._stored(given, start, stop)
             row.copy_(raw if raw.ndim == row.ndim else self._shaped(raw))
         return shaped
+
+    def _square(self, name: str, start: int, stop: int) -> Tensor:
+        """The statistic of a whole matrix: float32 [its files, inputs, inputs]."""
+        begin, end = self.part(name, start, stop)
+        side = math.isqrt(end - begin)
+        parts = [given.source.block(given.name, begin, end) for given in self.needs[name]]
+        return torch.stack([p.to(self.device, torch.float32).view(side, side) for p in parts])
+
+    def part(self, name: str, start: int, stop: int) -> tuple[int, int]:
+        """Where in the files of a statistic the values for a block lie."""
+        size = self._squares.get(name)
+        if size is None:
+            return start, stop
+        return start // self.cut.unit * size, stop // self.cut.unit * size
 
     def _stored(self, given: Input, start: int, stop: int) -> Tensor:
         """Elements of an input as they are stored; columns come as rows."""

@@ -1,10 +1,11 @@
-"""Tensors whose merges depend on each other: rounds that are reduced over the whole model."""
+"""Tensors whose merges depend on each other: rounds over a layer or the whole model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from cermet.core.registry import Kth, Round, call
 from cermet.engine.executors import Stage, Staged
@@ -42,7 +43,7 @@ class Group:
         yield from _together([job.finish() for job in self._finish])
 
     def _round(self, spec: Round) -> Iterator[Stage]:
-        """A round over the model: the state of every job gets the same result."""
+        """A round over more than a tensor: all jobs of a layer, or all, get the same result."""
         first = self.jobs[0]
         covered = [job for job in self.jobs if job.plain is None]
         taking = [j for j in covered if spec.only is None or call(spec.only, **j.parameters)]
@@ -58,9 +59,20 @@ class Group:
                 job.state[spec.name] = whole.at(search.offsets.get(job, 0))
             return
         yield from _together([job.round(spec) for job in taking])
-        parts = [job.state[spec.name] for job in taking]
+        parts: dict[object, list[Tensor]] = {}
+        for job in taking:
+            parts.setdefault(_circle(job, spec), []).append(job.state[spec.name])
+        sums = {circle: torch.stack(found).sum(dim=0) for circle, found in parts.items()}
         for job in self.jobs:
-            job.state[spec.name] = torch.stack(parts).sum(dim=0)
+            job.state[spec.name] = sums.get(_circle(job, spec))
+
+
+def _circle(job: Job, spec: Round) -> object:
+    """What a job shares the result of a round with: its layer, or everything."""
+    place = job.parameters["place"]
+    if spec.scope == "model" or place is None:
+        return None
+    return place.stack, place.layer
 
 
 def _together(jobs: Sequence[Iterator[Stage]]) -> Iterator[Stage]:

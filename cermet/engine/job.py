@@ -7,6 +7,7 @@ method does not know how its tensor was cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,8 +94,9 @@ class Job:
         self.plain = plain_sum(method, **self.parameters)
         self.cut: Geometry = geometry(shape, grain_of(method, **self.parameters), block)
         self.blocks = Blocks(
-            name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache, needs
-        )
+            name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache, needs,
+            _squares(method, place),
+        )  # fmt: skip
         self.parts = parts
         if parts is not None:
             parts.check(method.name, self.cut)
@@ -378,9 +380,9 @@ class Job:
         if self.finished is None:
             return
         done.output += _digest(out, begin)
-        for index, given in enumerate(self.blocks.given()):
+        for index, (given, first, last) in enumerate(self.blocks.parts(begin, end)):
             if given.source.exact:
-                done.inputs[index] += _digest(given.source.block(given.name, begin, end), begin)
+                done.inputs[index] += _digest(given.source.block(given.name, first, last), first)
 
     # -- checks ---------------------------------------------------------------
 
@@ -409,6 +411,13 @@ class Job:
             dtype, stored = self.blocks.dtype, given.source.block(given.name, 0, 0).dtype
             cast = "" if dtype in (None, stored) else f" as {NAMES[dtype]}"
             refuse_non_finite(given, raw, None if self.cut.grain == "column" else start, cast)
+
+
+def _squares(method: Method, place: Place | None) -> dict[str, int]:
+    """How many elements of a matrix's statistic there are, of those that are square."""
+    if place is None or len(place.shape) < 2:
+        return {}
+    return {n.name: math.prod(n.shape(place)[-2:]) for n in method.needs if n.square}
 
 
 def _digest(flat: Tensor, start: int) -> int:

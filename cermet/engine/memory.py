@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 from cermet.core.cover import plain_sum, workspace_of
 from cermet.core.errors import BudgetError, InputError
-from cermet.core.registry import Method
+from cermet.core.registry import Method, Need
 from cermet.core.types import Place
 from cermet.engine.geometry import LEAF
 
@@ -53,13 +54,20 @@ def block_bytes(method: Method, models: int, place: Place | None = None, **known
 
     `place` and the parameters in `known`: of the tensor; without a place, the most of any.
     """
-    experts, shared = (sum(n.per_model is kind for n in method.needs) for kind in (True, False))
-    summed = place and plain_sum(method, place=place, count=models, **known) is not None
+    summed = bool(place and plain_sum(method, place=place, count=models, **known) is not None)
+    sizes = [(n.per_model, _size(n, place)) for n in method.needs if n.wanted(plain=summed)]
+    experts, shared = (sum(s for each, s in sizes if each is kind) for kind in (True, False))
     if summed or (method.coefficients is not None and not method.rounds):
         models, workspace = 1, 1.0  # a sum takes the models one by one
     else:
         workspace = workspace_of(method, models, place)
     return 4 * (models * (1.0 + workspace + experts) + 2 + shared)
+
+
+def _size(need: Need, place: Place | None) -> float:
+    """Elements of a statistic for each element of its tensor."""
+    numel = 0 if place is None else math.prod(place.shape)
+    return 1.0 if place is None or not numel else math.prod(need.shape(place)) / numel
 
 
 def block_elements(

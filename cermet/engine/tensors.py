@@ -13,6 +13,7 @@ from cermet.anatomy import survey
 from cermet.checkpoints.dtypes import FLOATS, TORCH
 from cermet.checkpoints.reader import MemoryCheckpoint
 from cermet.core.compose import compose
+from cermet.core.cover import plain_sum
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method, find_step
 from cermet.engine.blocks import Input
@@ -226,17 +227,19 @@ def _needed(
     """The statistics of one tensor; MismatchError where one is missing or of another shape."""
     if task.method is None:
         return {}
-    for models in statistics.values():
-        for model in models:
+    known = {"place": task.place, "count": len(task.sources), **task.parameters}
+    plain = plain_sum(task.method, **known) is not None
+    wanted = {n.name: n.shape(task.place) for n in task.method.needs if n.wanted(plain=plain)}
+    for name, shape in wanted.items():
+        for model in statistics[name]:
             info = held[model - first].tensors.get(task.name)
-            if info is None or info.shape != task.shape or info.dtype not in FLOATS:
-                shape = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
+            if info is None or info.shape != shape or info.dtype not in FLOATS:
+                found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
                 raise MismatchError(
-                    f"Tensor '{task.name}' is {shape} in the statistics "
-                    f"'{held[model - first].path}'; they must hold numbers {list(task.shape)} for "
-                    "it, as the models do."
+                    f"Tensor '{task.name}' is {found} in the statistics "
+                    f"'{held[model - first].path}'; they must hold numbers {list(shape)} for it."
                 )
-    return {n: tuple(Named(m, task.name) for m in models) for n, models in statistics.items()}
+    return {n: tuple(Named(m, task.name) for m in statistics[n]) for n in wanted}
 
 
 def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:

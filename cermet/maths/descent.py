@@ -1,4 +1,4 @@
-"""Descent on losses whose gradient is known: Adam, and momentum in closed form."""
+"""Descent on losses whose gradient is known: Adam, conjugate gradients, momentum solved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["adam", "momentum_response"]
+__all__ = ["adam", "conjugate", "momentum_response"]
 
+_ENOUGH = 1e-7  # of the goal: what conjugate gradients leave of it
 _FADE, _FADE_SQUARES, _LEAST = 0.9, 0.999, 1e-8  # Adam's usual numbers
 
 
@@ -27,6 +28,30 @@ def adam(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: 
         slope.div_(math.sqrt(1.0 - _FADE_SQUARES**step)).add_(_LEAST)
         start.addcdiv_(mean, slope, value=-rate / (1.0 - _FADE**step))
     return start
+
+
+def conjugate(product: Callable[[Tensor], Tensor], goal: Tensor, steps: int) -> Tensor:
+    """x with Hx = goal by conjugate gradients from zero: float64, of the shape of the goal.
+
+    `product`: x -> Hx, H symmetric without negative eigenvalues. Where H is singular and the
+    goal in its range, it is the shortest of all x. It ends where 1e-7 of the goal is left, or
+    after `steps`.
+    """
+    point, left, way = torch.zeros_like(goal), goal.clone(), goal.clone()
+    size = float(left.square().sum())
+    enough = _ENOUGH**2 * size
+    for _ in range(steps):
+        if size <= enough:
+            break
+        image = product(way)
+        bend = float((way * image).sum())
+        if not bend > 0:  # rounding: nothing of the goal is left in the range
+            break
+        point.add_(way, alpha=size / bend)
+        left.sub_(image, alpha=size / bend)
+        size, before = float(left.square().sum()), size
+        way.mul_(size / before).add_(left)
+    return point
 
 
 def momentum_response(values: Tensor, steps: int, rate: float, momentum: float) -> Tensor:

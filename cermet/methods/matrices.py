@@ -14,6 +14,7 @@ __all__ = [
     "Others",
     "Vocabulary",
     "averaged",
+    "averaged_if_short",
     "covered",
     "kept_or_averaged",
     "oriented",
@@ -50,6 +51,15 @@ def covered(place: Place, vocabulary: str) -> bool:
 def averaged(*, place: Place, count: int, lambda_: float, vocabulary: str) -> PerModel | None:
     """λ/T for each model of a tensor that is no matrix: λ times the mean of its deltas."""
     return None if covered(place, vocabulary) else (lambda_ / count,) * count
+
+
+def averaged_if_short(
+    *, place: Place, count: int, lambda_: float, vocabulary: str
+) -> PerModel | None:
+    """As `averaged`; also of a matrix with fewer rows or columns than there are models."""
+    if min(place.shape[-2:], default=0) < count:
+        return (lambda_ / count,) * count
+    return averaged(place=place, count=count, lambda_=lambda_, vocabulary=vocabulary)
 
 
 def kept_or_averaged(

@@ -1,4 +1,4 @@
-"""Rounds over the whole model that several methods share."""
+"""Rounds over a layer or the whole model that several methods share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "energy_shares",
     "global_balance",
     "global_magnitudes",
+    "layer_energy",
     "model_energy",
     "squares",
     "trimmed_globally",
@@ -73,6 +74,9 @@ energy = Sum("energy", of=squares)
 
 model_energy = Sum("energy", of=squares, scope="model")
 """Σ δ² of each model over all tensors."""
+
+layer_energy = Sum("energy", of=squares, scope="layer")
+"""Σ δ² of each model over all tensors of a layer."""
 
 
 def energy_shares(*, energy: Tensor) -> dict[str, PerModel]:

@@ -10,6 +10,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import FormatError, InputError, RecipeError
 from cermet.core.needs import Need
 from cermet.core.registry import Method
+from cermet.core.types import Place
 from cermet.recipes.document import Document, Where
 from cermet.recipes.plan import Named
 from cermet.recipes.schema import ModelRef, Recipe, Source
@@ -92,6 +93,10 @@ def _path(
     )
 
 
+def _like(need: Need) -> str:
+    return "a row and a column for each of its inputs" if need.square else "like the model"
+
+
 class Statistics:
     """The files of a recipe's statistics, opened once each.
 
@@ -116,11 +121,17 @@ class Statistics:
 
     def of(
         self, sources: Sequence[tuple[Source, Where]], named: Sequence[Named], base: Named | None,
-        shape: tuple[int, ...],
+        place: Place, *, plain: bool,
     ) -> dict[str, tuple[Named, ...]]:  # fmt: skip
-        """The tensors of every statistic for one output tensor, made of `named` and `base`."""
+        """The tensors of every statistic for one output tensor, made of `named` and `base`.
+
+        `plain`: the tensor is added up, and not what the maths is for.
+        """
         found = {}
         for need in self.method.needs:
+            if not need.wanted(plain=plain):
+                continue
+            shape = need.shape(place)
             wanted = [n.tensor for n in named]
             given = list(sources)
             if not need.per_model:
@@ -141,7 +152,7 @@ class Statistics:
             held = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
             raise RecipeError(
                 f"{self.document.at(place)}: tensor '{tensor}' is {held} in the statistics "
-                f"'{path}'; '{need.name}' must hold numbers {list(shape)} for it, like the model."
+                f"'{path}'; '{need.name}' must hold numbers {list(shape)} for it, {_like(need)}."
             )
         return Named(self._first + index, tensor)
 

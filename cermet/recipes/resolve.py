@@ -10,6 +10,7 @@ from typing import Any
 from cermet.anatomy import token_tensors
 from cermet.checkpoints.dtypes import FLOATS, dtype_named
 from cermet.checkpoints.reader import Checkpoint
+from cermet.core.cover import plain_sum
 from cermet.core.errors import MismatchError, RecipeError
 from cermet.core.registry import Method
 from cermet.core.types import Place, Role
@@ -343,8 +344,9 @@ class _Resolver:
         )
         parameters = self.numbers.of(place, part, experts, t)
         wheres = {id(s): w for s, w in zip(part.sources, part.wheres, strict=True)}
+        plain = plain_sum(method, place=place, count=len(named), **parameters) is not None
         needs = self.statistics.of(
-            [(s, wheres[id(s)]) for s, _ in experts], named, base, info.shape
+            [(s, wheres[id(s)]) for s, _ in experts], named, base, place, plain=plain
         )
         if method.base == "first" and base is not None:
             named, base = (base, *named), None

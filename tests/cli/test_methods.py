@@ -9,12 +9,13 @@ from tests.cli.commands import Cermet
 
 _NAMES = (
     "arcee_fusion breadcrumbs breadcrumbs_official breadcrumbs_ties consensus_ta consensus_ties "
-    "dare_linear dare_magnitude dare_official dare_ties della della_linear della_official drm_h "
-    "drm_v emr iso_c iso_cts karcher knots_dare knots_dare_ties knots_ties layer_swapping "
-    "led_merging linear lines lm_cocktail localize_and_stitch metagpt model_stock multislerp "
-    "nearswap nuslerp opcm optmerge optmerge_lora passthrough pcb_merging pcb_merging_es ram "
-    "ramplus_tl rht sce sce_official shadow_ft slerp swudi tall_mask tall_mask_ties "
-    "task_arithmetic ties ties_max ties_official ties_sv tsv_m twin_merging varm widen wsm wudi"
+    "dare_linear dare_magnitude dare_official dare_ties della della_linear della_official doge_ta "
+    "drm_h drm_v emr frank iso_c iso_cts karcher knots_dare knots_dare_ties knots_ties "
+    "layer_swapping led_merging linear lines lm_cocktail localize_and_stitch metagpt model_stock "
+    "multislerp nearswap nuslerp opcm optmerge optmerge_lora passthrough pcb_merging "
+    "pcb_merging_es r_tsvm ram ramplus_tl regmean rht sce sce_official shadow_ft slerp stf swudi "
+    "tall_mask tall_mask_ties task_arithmetic ties ties_max ties_official ties_sv tsv_m "
+    "twin_merging varm widen wsm wudi"
 )
 _TRANSFORMS = "drop keep lines rescale trim trim_globally"
 _ADAPTERS = (

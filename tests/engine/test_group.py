@@ -162,3 +162,8 @@ def test_the_plan_counts_the_passes(pool: list[Path]) -> None:
 def test_what_varies_from_tensor_to_tensor_is_refused(pool: list[Path], density: Any) -> None:
     with pytest.raises(RecipeError, match="one 'density' for the whole model"):
         api.plan(_recipe(pool, density=density))
+
+
+def test_a_kth_over_a_layer_is_refused() -> None:
+    with pytest.raises(cermet.MethodError, match=r"'cutoff' is a Kth over a layer"):
+        Kth("cutoff", rank=_largest, scope="layer")

@@ -82,6 +82,16 @@ def _drm(case: Case) -> Model:
     )  # fmt: skip
 
 
+def _doge(case: Case) -> Model:
+    """All matrices are processed, or those inside of the layers; nothing else is merged."""
+    given = case.parameters
+    return _merge(
+        case, "doge_ta", density=given["K"] / 100, eta=given["lamda"], rate=given["lr"],
+        steps=given["steps"], subspace=given["subspace"], others="base",
+        vocabulary="spectral" if given["processed"] == "all 2-D tensors" else "mean",
+    )  # fmt: skip
+
+
 def _emr(case: Case) -> Model:
     given = case.parameters
     return _merge(case, "emr", by_tensor=given["variant"] == "dict", task=given["task"])
@@ -116,6 +126,18 @@ def _pcb(case: Case) -> Model:
     method = "pcb_merging_es" if case.parameters["variant"] == "ES" else "pcb_merging"
     given = case.parameters
     return _merge(case, method, density=given["pcb_ratio"], weight=given["lams"])
+
+
+def _regmean(case: Case) -> Model:
+    """Either of two scripts, whose names for one number differ."""
+    given = case.parameters
+    gamma = given.get("reduce_non_diagonal_ratio", given.get("regmean_reduce_nondiag"))
+    gamma = 0.0 if given.get("regmean_diag") else 1.0 if gamma < 0 else gamma
+    needs = {"gram": case.numbered("gram")}
+    weight = given.get("model_coeffs") or 1.0
+    return cermet.merge_tensors(
+        "regmean", None, case.experts, gamma=gamma, weight=weight, vocabulary="head", needs=needs
+    )
 
 
 def _rht(case: Case) -> Model:
@@ -231,6 +253,7 @@ BY_TENSORS: Mapping[str, Callable[[Case], Model]] = {
     "consensus_ties": _consensus,
     "dare_official": _dare,
     "della_official": _della,
+    "doge_ta": _doge,
     "drm_h": _drm,
     "drm_v": _drm,
     "emr": _emr,
@@ -247,6 +270,7 @@ BY_TENSORS: Mapping[str, Callable[[Case], Model]] = {
     "opcm": _opcm,
     "optmerge": _optmerge,
     "pcb_merging": _pcb,
+    "regmean": _regmean,
     "rht": _rht,
     "tall_mask": _tall_mask,
     "ties_official": _ties,

@@ -20,8 +20,8 @@ from tests.golden.adapt import golden_folder, load, ours, run
 from tests.golden.by_codecs import BY_CODECS
 
 NOT_YET = {
-    "arrow", "arrow_gks", "doge_ta", "fisher_merging", "git_rebasin", "hi_merging", "mc_smoe",
-    "model_stock_mergellm", "otfusion", "regmean",
+    "arrow", "arrow_gks", "fisher_merging", "git_rebasin", "hi_merging", "mc_smoe",
+    "model_stock_mergellm", "otfusion",
     "zipit",
 }  # fmt: skip
 """Golden methods that are not in the registry yet; some of their files are ours all the same.

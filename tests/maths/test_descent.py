@@ -1,10 +1,10 @@
-"""Adam against torch's own, and momentum in closed form against steps of it."""
+"""Adam against torch's own, momentum in closed form, and linear systems by their products."""
 
 from __future__ import annotations
 
 import torch
 
-from cermet.maths.descent import adam, momentum_response
+from cermet.maths.descent import adam, conjugate, momentum_response
 
 
 def test_adam_takes_the_steps_of_torch() -> None:
@@ -38,3 +38,24 @@ def test_momentum_takes_the_steps_of_torch() -> None:
     values, basis = torch.linalg.eigh(hessian)
     found = basis @ (momentum_response(values, 60, 0.01, 0.9) * (basis.t() @ aim))
     torch.testing.assert_close(found, point.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_conjugate_gradients_solve_the_system() -> None:
+    own = torch.Generator().manual_seed(0)
+    root = torch.randn(9, 6, generator=own).double()
+    goal = torch.randn(2, 3, generator=own).double()
+    hessian = root.t() @ root
+    found = conjugate(lambda x: (hessian @ x.reshape(6)).reshape(2, 3), goal, 20)
+    expected = torch.linalg.solve(hessian, goal.reshape(6)).reshape(2, 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_of_many_solutions_the_shortest() -> None:
+    """A singular matrix, and a goal in its range; one that is zero is met by zero."""
+    own = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 6, generator=own).double()
+    hessian = root.t() @ root
+    goal = hessian @ torch.randn(6, generator=own).double()
+    found = conjugate(lambda x: hessian @ x, goal, 20)
+    torch.testing.assert_close(found, torch.linalg.pinv(hessian) @ goal, rtol=0, atol=1e-6)
+    assert not conjugate(lambda x: hessian @ x, torch.zeros_like(goal), 20).any()

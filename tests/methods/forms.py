@@ -164,9 +164,20 @@ def statistics(method: Method, base: Model | None, experts: Sequence[Model]) -> 
     """Every statistic of a method: made of the models alone, so that it moves with them."""
     found: dict[str, Any] = {}
     for place, need in enumerate(method.needs):
-        each = [{n: _score(v, (base or {}).get(n), place) for n, v in e.items()} for e in experts]
+        if need.square:
+            each = [{n: _gram(v) for n, v in e.items() if v.ndim > 1} for e in experts]
+        else:
+            each = [
+                {n: _score(v, (base or {}).get(n), place) for n, v in e.items()} for e in experts
+            ]
         found[need.name] = each if need.per_model else each[0]
     return found
+
+
+def _gram(value: Tensor) -> Tensor:
+    """A Gram matrix of a tensor's rows, as if they were inputs, none of which is dead."""
+    wide = value.to(torch.float32)
+    return wide.transpose(-1, -2) @ wide + torch.eye(wide.shape[-1])
 
 
 def _score(value: Tensor, base: Tensor | None, place: int) -> Tensor:

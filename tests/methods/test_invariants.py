@@ -23,6 +23,7 @@ WHOLE = sorted(
 )
 
 AVERAGES: dict[str, dict[str, Any]] = {
+    "frank": {},
     "layer_swapping": {},
     "linear": {"weight": 1.0},
     "lm_cocktail": {"loss": 1.5},
@@ -63,7 +64,8 @@ def test_a_tensor_does_not_depend_on_the_others(form: Form) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_method_over_the_whole_model_does(name: str) -> None:
     """Beside a tensor that moved a hundred times as far, or is alone: not the same."""
-    base, experts = pool(3, {"small": (30, 20), "large": (30, 20)})
+    most = METHODS[name].models[1]
+    base, experts = pool(most or 3, {"small": (30, 20), "large": (30, 20)})
     for i, expert in enumerate(experts):
         expert["large"] = base["large"] + (100 if i else 1) * (expert["large"] - base["large"])
     given = {"density": 0.3, "layers_only": False, "slack": 0.1}

@@ -1,26 +1,18 @@
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import method
 from cermet.core.types import Place
 from cermet.maths.lowrank import leading
-from cermet.maths.polar import polar
-from cermet.methods.matrices import Vocabulary, averaged, room, sides
-
-
-def _otherwise(*, place: Place, count: int, lambda_: float, vocabulary: str) -> PerModel | None:
-    """The mean; also of a matrix with fewer rows or columns than there are models."""
-    if min(place.shape[-2:], default=0) < count:
-        return (lambda_ / count,) * count
-    return averaged(place=place, count=count, lambda_=lambda_, vocabulary=vocabulary)
+from cermet.methods.matrices import Vocabulary, averaged_if_short, room, sides
+from cermet.methods.whitening import whitened
 
 
 @method(
     on="deltas",
     source="arXiv:2412.00081",
     grain="matrix",
-    otherwise=_otherwise,
+    otherwise=averaged_if_short,
     workspace=room(copies=9.0, short=12.0),
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
@@ -53,7 +45,4 @@ def tsv_m(
     """
     rank = int(min(sides(place)) * (1 / len(deltas)))
     parts = [leading(delta, rank) for delta in deltas]
-    left, _ = polar(torch.cat([part.left for part in parts], dim=1))
-    right, _ = polar(torch.cat([part.right for part in parts]))
-    values = torch.cat([part.values for part in parts])
-    return (left * (lambda_ * values)).float() @ right.float()
+    return whitened(parts, [1.0] * len(parts), lambda_)

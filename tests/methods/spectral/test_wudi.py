@@ -26,7 +26,7 @@ def test_one_expert_comes_back_and_no_steps_are_the_sum() -> None:
     close(merged("wudi", models, steps=0), sum(models))
 
 
-@pytest.mark.parametrize("name", ["wudi", "swudi", "optmerge", "optmerge_lora"])
+@pytest.mark.parametrize("name", ["wudi", "swudi", "optmerge", "optmerge_lora", "doge_ta"])
 def test_a_matrix_stored_the_other_way_round(name: str) -> None:
     """GPT-2 stores [inputs, outputs]; the loss is about inputs, so the result is turned too."""
     models = deltas(2, 8, 8)
