@@ -176,6 +176,12 @@ def plan(
         parsed, document, aligned.open, lambda one, other: differ(one, other, folder), compat=compat
     )
     if aligned.outcome is not None:
+        if found.method.restore is not None and aligned.outcome.shares:
+            raise RecipeError(
+                f"'{found.method.name}' makes an assembly, whose experts are restored from the "
+                "base as it is stored, so it cannot change vocabularies; give all models one "
+                "first, each by a recipe of its own."
+            )
         config = aligned.outcome.config(found.config)
         found = replace(found, vocabulary=aligned.outcome, config=config)
     models = list(zip(found.models, found.checkpoints, strict=False))

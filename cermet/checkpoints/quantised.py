@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from cermet.checkpoints.header import TensorInfo
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import FormatError, InputError, MismatchError
 
-__all__ = ["DequantisedCheckpoint", "plain_weights"]
+__all__ = ["DequantisedCheckpoint", "plain_weights", "repeatable"]
 
 _SCALES = ("_scale_inv", "_scale")  # after the name of a weight; both are multiplied
 _ACTIVATIONS = (".input_scale", ".activation_scale", ".output_scale", ".k_scale", ".v_scale")
@@ -70,6 +70,16 @@ def plain_weights(checkpoint: Checkpoint) -> Checkpoint:
             "dequantised and saved again."
         )
     return DequantisedCheckpoint(checkpoint, eight, four) if eight or four else checkpoint
+
+
+class _Blocks(Protocol):
+    @property
+    def exact(self) -> bool: ...
+
+
+def repeatable(checkpoint: _Blocks) -> bool:
+    """Whether blocks are the same on every machine: bytes of a file, or decoded exactly."""
+    return checkpoint.exact or isinstance(checkpoint, DequantisedCheckpoint)
 
 
 def _packed(checkpoint: Checkpoint) -> tuple[str, str] | None:

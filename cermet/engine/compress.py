@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES
+from cermet.checkpoints.quantised import repeatable
 from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout
 from cermet.core.codec import CHUNK, Codec, Extra, Otherwise
@@ -268,7 +269,8 @@ def _job(
 
 
 def _entry(work: Work, job: EncodeJob, pair: Pair, parts: Mapping[tuple[str, str], Part]) -> Entry:
-    base, own = work.base.tensors[pair.base].nbytes, work.expert.tensors[job.name].nbytes
+    base = work.base.tensors[pair.base].numel * work.base.block(pair.base, 0, 0).element_size()
+    own = work.expert.tensors[job.name].nbytes
     total = job.digests.total
     return Entry(
         dtype=pair.dtype,
@@ -276,7 +278,7 @@ def _entry(work: Work, job: EncodeJob, pair: Pair, parts: Mapping[tuple[str, str
         role=str(pair.place.role),
         how=job.how,
         base=pair.base,
-        base_digest=digest_hex(total.get("base", 0), base) if work.base.exact else None,
+        base_digest=digest_hex(total.get("base", 0), base) if repeatable(work.base) else None,
         expert_digest=digest_hex(total.get("expert", 0), own) if work.expert.exact else None,
         numbers=job.numbers,
         parts={part: stored(job, part, parts[job.name, part]) for part in job.parts},

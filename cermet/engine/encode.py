@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cermet.checkpoints.dtypes import FLOATS, NAMES, TORCH
+from cermet.checkpoints.quantised import repeatable
 from cermet.core.codec import CHUNK, Codec
 from cermet.core.errors import CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
@@ -195,7 +196,7 @@ class EncodeJob:
         found = []
         for what, given in (("expert", self.expert), ("base", self.base)):
             raw = given.source.block(given.name, start, stop)
-            if given.source.exact:
+            if repeatable(given.source):
                 self.digests.add(what, raw, start)
             found.append(raw)
         own, base = found

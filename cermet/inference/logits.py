@@ -115,7 +115,7 @@ def outputs_of(folder: Path, adapter: Path | None = None) -> Outputs:
                 if logits is not None and logits.shape[-1] >= config.vocab_size:
                     ahead = 0 if "MaskedLM" in type(model).__name__ else 1
                     losses.append(_surprise(logits[0].float(), ids[0], ahead))
-        except (TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
+        except (TypeError, ValueError, AttributeError, ImportError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"'{folder}' could not be run on text: {reason}") from error
     loss = float(torch.stack(losses).mean()) if losses else None

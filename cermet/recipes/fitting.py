@@ -20,6 +20,7 @@ from cermet.checkpoints.header import TensorInfo
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError
 from cermet.core.types import Role
+from cermet.recipes.anchor import anchor_of
 from cermet.recipes.plan import Named
 from cermet.recipes.schema import ModelRef, Recipe
 
@@ -113,22 +114,18 @@ class Fitting:
 def fit(recipe: Recipe, models: Sequence[ModelRef], checkpoints: Sequence[Checkpoint]) -> Fitting:
     """The models of a recipe as the anchor spells them.
 
-    The anchor is the base, or the first model without one; but where it takes text alone, and
-    a model that is merged sees or hears, it is the first of these. MismatchError where the
-    language part of a model holds what the anchor has no place for.
+    MismatchError where the language part of a model holds what the anchor has no place for.
     """
     plain = [_plain(c) for c in checkpoints]
     named = recipe.base_model or models[0]
-    anchor = first = models.index(named)
+    first = models.index(named)
     alike = [_same_names(f, plain[first]) for f in plain]
     shared = find_modules(plain[first].anatomy)
     modules = [
         shared if same else find_modules(f.anatomy) for f, same in zip(plain, alike, strict=True)
     ]
     notes = []
-    if not shared.senses:
-        merged = [s.model for block in recipe.blocks() for s in block.sources()]
-        anchor = next((i for i, m in enumerate(models) if m in merged and modules[i].senses), first)
+    anchor = anchor_of(recipe, models, modules)
     if anchor != first:
         notes.append(
             f"The output has the form of '{models[anchor]}', since '{named}' takes text alone."

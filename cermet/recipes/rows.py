@@ -108,7 +108,7 @@ class Tables:
 
     def _holders(self, position: int, name: str) -> list[tuple[int, str, int]]:
         """The models that have a tensor of this name and width: position, stored name, rows."""
-        stored = [member.stored(name) for member in self._members]
+        stored = [member.counterpart(name) for member in self._members]
         shapes = [
             None if n is None else _shape(m, n) for m, n in zip(self._members, stored, strict=True)
         ]

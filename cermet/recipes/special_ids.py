@@ -10,6 +10,7 @@ from typing import Any
 __all__ = ["SpecialIds"]
 
 _NAMES_A_TOKEN = re.compile(r"_token_(?:id|ids|index)$")
+_SENSE = re.compile(r"^(?:image|video|vision|audio|speech)_|^[be]o[ia]_")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class SpecialIds:
     def told(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with the owner's ids, else those of the same tokens, else null."""
         return self._told(config, self.owner)
+
+    def lost(self, config: Mapping[str, Any]) -> list[str]:
+        """The fields that name where images or sound go in, by tokens that the output lacks."""
+        return [name for name in _emptied(config, self.told(config)) if _SENSE.match(name)]
 
     def _told(
         self, config: Mapping[str, Any], owner: Sequence[Mapping[str, Any]]
@@ -52,3 +57,12 @@ class SpecialIds:
         inside = isinstance(value, int) and 0 <= value < len(self.before)
         token = self.before[value] if inside else None
         return None if token is None else self.after.get(token)
+
+
+def _emptied(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names of fields, also of inner ones, that are null only afterwards; each once."""
+    found = {key: None for key, value in before.items() if value is not None and after[key] is None}
+    for key, value in before.items():
+        if isinstance(value, Mapping):
+            found |= dict.fromkeys(_emptied(value, after[key]))
+    return list(found)

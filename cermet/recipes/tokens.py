@@ -45,6 +45,18 @@ class Member:
         tied = next((group for group in self.ties if name in group), ())
         return next((other for other in tied if other in self.checkpoint.tensors), None)
 
+    def counterpart(self, name: str) -> str | None:
+        """As `stored`, also for a name of a model that spells what comes before its end otherwise.
+
+        `language_model.lm_head.weight` is `lm_head.weight` in the model's text-only twin.
+        """
+        found = self.stored(name)
+        if found is not None:
+            return found
+        known = {*self.tensors.names, *(n for group in self.ties for n in group)}
+        alike = {self.stored(n) for n in known if _end(n) == _end(name)} - {None}
+        return alike.pop() if len(alike) == 1 else None
+
 
 @dataclass(frozen=True)
 class Target:
@@ -117,6 +129,11 @@ def target_of(
             added[token] = entries.get(token) or owner.added.get(token) or _entry(plain_entry)
             tokens.append(token)
     return Target(owner, tuple(tokens), _rows(setting, len(tokens), owner_rows), added)
+
+
+def _end(name: str) -> str:
+    """The last module of a name and what it holds: `lm_head.weight`."""
+    return ".".join(name.split(".")[-2:])
 
 
 def _entry(given: Mapping[str, Any]) -> Mapping[str, Any]:

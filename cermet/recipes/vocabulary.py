@@ -9,13 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cermet.anatomy import TokenTensors, survey, token_tensors, vocabulary_keys
+from cermet.anatomy import (
+    Anatomy,
+    TokenTensors,
+    find_modules,
+    survey,
+    token_tensors,
+    vocabulary_keys,
+)
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.reader import Checkpoint, read_config
 from cermet.checkpoints.revocabulary import RevocabularyCheckpoint
 from cermet.checkpoints.tokenizer import Tokenizer, read_tokenizer, vocabulary_files
 from cermet.checkpoints.tokenizer_edit import edit_tokenizer
 from cermet.core.errors import CermetError, InputError, RecipeError
+from cermet.recipes.anchor import anchor_of
 from cermet.recipes.document import Document
 from cermet.recipes.rows import Share, Tables
 from cermet.recipes.schema import ModelRef, Recipe, Vocabulary, parse_model
@@ -122,7 +130,10 @@ class _Alignment:
         bases = [recipe.base_model, *(part.base_model for part in recipe.slices or ())]
         self.base = next((b for b in bases if b is not None), None)
         self.models = recipe.references()
-        self.donor = recipe.base_model or self.models[0]
+        self.checkpoints = {m: opener(m) for m in self.models}
+        self.anatomies = {m: _survey(c) for m, c in self.checkpoints.items()}
+        modules = [find_modules(anatomy) for anatomy in self.anatomies.values()]
+        self.donor = self.models[anchor_of(recipe, self.models, modules)]
         self.owner = self._named() if setting.source not in ("union", "base") else self.donor
         self.warnings: list[str] = []
         self.tokenizers: dict[ModelRef, Tokenizer] = {}
@@ -137,9 +148,9 @@ class _Alignment:
         return found
 
     def result(self) -> Aligned:
-        checkpoints = {m: self.opener(m) for m in self.models}
+        checkpoints = self.checkpoints
         opened = _from(checkpoints, self.opener)
-        tensors = {m: _token_tensors(c) for m, c in checkpoints.items()}
+        tensors = {m: (token_tensors(a), a.ties) for m, a in self.anatomies.items()}
         if self._nothing_to_do({m: found for m, (found, _) in tensors.items()}):
             other = None if self.owner == self.donor else self._only_files()
             return Aligned(opened, other)
@@ -268,6 +279,13 @@ class _Alignment:
                 configs.append(read_json(own / GENERATION, "the generation config"))
             donor = next(m for m in members if m.reference == self.donor)
             ids = SpecialIds(donor.tokenizer.by_id(), target.ids, configs)
+            lost = ids.lost(donor.checkpoint.config)
+            if lost:
+                raise RecipeError(
+                    f"{self.place}: the tokenizer of '{self.owner}' does not have the token that "
+                    f"'{lost[0]}' of '{self.donor}' names, and without it nothing but text goes "
+                    "in. Take 'base' or 'union', or name the token under 'tokens'."
+                )
         return Outcome(
             self.folder(self.owner), self.setting.source, len(target.ids), target.rows, data,
             target.left_out, tuple(shares), ids,
@@ -279,10 +297,8 @@ def _from(checkpoints: Mapping[ModelRef, Checkpoint], opener: Opener) -> Opener:
     return lambda model: checkpoints[model] if model in checkpoints else opener(model)
 
 
-def _token_tensors(checkpoint: Checkpoint) -> _Tensors:
-    """The tensors with a row for each token, and the ties of all."""
-    anatomy = survey({n: t.shape for n, t in checkpoint.tensors.items()}, checkpoint.config)
-    return token_tensors(anatomy), anatomy.ties
+def _survey(checkpoint: Checkpoint) -> Anatomy:
+    return survey({n: t.shape for n, t in checkpoint.tensors.items()}, checkpoint.config)
 
 
 def _same_files(one: Path, other: Path) -> bool:
@@ -343,6 +359,6 @@ def doubts(opened: Sequence[tuple[ModelRef, Checkpoint]], folder: Folder) -> lis
 
 def _with_rows(folder: Path, checkpoint: Checkpoint) -> dict[str, int]:
     """The ids of a model's tokens that have rows."""
-    tensors, _ = _token_tensors(checkpoint)
+    tensors = token_tensors(_survey(checkpoint))
     ids = read_tokenizer(folder).ids
     return {t: i for t, i in ids.items() if tensors is not None and i < tensors.rows}

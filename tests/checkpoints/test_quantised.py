@@ -248,3 +248,16 @@ def test_weights_in_another_form_beside_the_model_are_left_out(tmp_path: Path) -
     )
     save_file({"b": torch.ones(2)}, tmp_path / "consolidated.safetensors")
     assert set(cermet.open(tmp_path)) == {"a"}
+
+
+def test_an_archive_knows_its_base_of_eight_bits(tmp_path: Path) -> None:
+    scale, name = torch.tensor(0.5), "model.layers.0.mlp.up_proj.weight"
+    folders = []
+    for i, factor in enumerate((1, 2, 3)):
+        weight = (factor * _weights(8, 16)).to(torch.float8_e4m3fn)
+        folders.append(_write(tmp_path / str(i), {name: weight, f"{name}_scale": scale}))
+    base, expert, other = folders
+    cermet.compress(base, expert, tmp_path / "delta", codec="int8")
+    cermet.restore(tmp_path / "delta", tmp_path / "out")
+    with pytest.raises(MismatchError, match="is not the base that"):
+        cermet.restore(tmp_path / "delta", tmp_path / "wrong", base=other)

@@ -180,3 +180,16 @@ def test_the_command_prints_a_row_for_each(
         (line,) = [row for row in said.splitlines() if row.startswith(f"{path} ")]
         assert "LlamaForCausalLM  yes" in line
     assert "The merge reads plain text" in said
+
+
+def test_a_model_whose_library_is_missing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers asks for other libraries, or a GPU, to load weights of eight bits."""
+
+    def missing(*_: object) -> None:
+        raise ImportError("Using fbgemm fp8 quantization requires a GPU or XPU")
+
+    monkeypatch.setattr("cermet.inference.logits._model", missing)
+    with pytest.raises(InputError, match="could not be run on text: Using fbgemm fp8"):
+        outputs_of(tmp_path)

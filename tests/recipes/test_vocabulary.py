@@ -389,3 +389,10 @@ def test_a_damaged_tokenizer(pool: dict[str, str], tmp_path: Path) -> None:
         planned({**recipe, "tokenizer_source": "union"})
     with pytest.raises(MismatchError, match=r"Their vocabularies differ\. Say which"):
         planned(recipe)
+
+
+def test_an_assembly_does_not_change_vocabularies(pool: dict[str, str]) -> None:
+    recipe = {**weighted([pool["chat"]]), "merge_method": "emr", "base_model": pool["base"]}
+    recipe["models"] = [{"model": pool["chat"]}]
+    with pytest.raises(RecipeError, match="'emr' makes an assembly"):
+        planned({**recipe, "tokenizer_source": "union"})
