@@ -69,6 +69,25 @@ def test_how_many_tokens_there_are(
     assert set(_UNUSED).isdisjoint(ids)
 
 
+@pytest.mark.parametrize(
+    ("setting", "count"),
+    [
+        ({"source": "base"}, 64),
+        ({"source": "union"}, 66),
+        ({"source": "union", "pad_to_multiple_of": 16}, 80),
+    ],
+)
+def test_the_counts_that_mergekit_pins(setting: dict[str, Any], count: int, tmp_path: Path) -> None:
+    words = [f"word{i}" for i in range(31)]
+    base = save_model(tmp_path / "base", 0, more=words)
+    chat = save_model(tmp_path / "chat", 1, more=words, added=CHAT)
+    recipe = weighted([base, chat], base_model=base, tokenizer=setting)
+    found = merged(recipe, tmp_path / "out")
+    assert found[EMBED].shape == found[HEAD].shape == (count, 16)
+    assert config_of(tmp_path / "out")["vocab_size"] == count
+    assert len(ids_of(tmp_path / "out")) == min(count, 66)
+
+
 @pytest.mark.parametrize("name", [EMBED, HEAD])
 def test_a_token_of_one_model_has_that_models_row(
     name: str, pool: dict[str, str], tmp_path: Path
