@@ -157,6 +157,12 @@ class DequantisedCheckpoint:
                 found[name] = info
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(found)
 
+    def stored_under(self, name: str) -> tuple[str, ...]:
+        """The stored tensors that a tensor is made of."""
+        if name in self._packed:
+            return self._packed[name], name + _EXPONENTS
+        return (name, self._scaled[name].scale) if name in self._scaled else (name,)
+
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Flat elements [start, stop) of a row-major tensor, 1-D; float32 where decoded."""
         if stop <= start and (name in self._scaled or name in self._packed):

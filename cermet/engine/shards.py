@@ -123,10 +123,20 @@ def _fill_adapted(
         for i, digests in enumerate(found)
         for name, digest in digests.items()
     }
-    for model, name in adapted:
+    for model, adapted_name in adapted:
         below = stored(plan.checkpoints[model])
-        if name in below.tensors and name not in found[model]:
-            place = (below.tensors[name].file, name)
-            if place not in known:
-                known[place] = digest_of(below, name)[0]
-            found[model][name] = known[place]
+        for name in _stored_under(plan.checkpoints[model], adapted_name):
+            if name in below.tensors and name not in found[model]:
+                place = (below.tensors[name].file, name)
+                if place not in known:
+                    known[place] = digest_of(below, name)[0]
+                found[model][name] = known[place]
+
+
+def _stored_under(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
+    """The stored tensors that one of a view is made of: also the scales of decoded weights."""
+    while isinstance(checkpoint, _VIEWS):
+        if isinstance(checkpoint, DequantisedCheckpoint):
+            return checkpoint.stored_under(name)
+        checkpoint = checkpoint.base
+    return (name,)

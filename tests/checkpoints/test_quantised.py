@@ -162,6 +162,9 @@ def test_a_merge_of_eight_bit_models_is_a_plain_model_that_loads(tmp_path: Path)
     assert model.dtype == torch.bfloat16
     assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
     assert cermet.verify(tmp_path / "out-").problems == []
+    record = json.loads((tmp_path / "out-/cermet.json").read_text())
+    (file,) = record["models"][0]["files"]
+    assert file["tensors_read"] == file["tensors"]  # the scales too
 
 
 def test_eight_bits_without_scales_are_refused(tmp_path: Path) -> None:
