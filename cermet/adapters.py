@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from cermet.checkpoints.adapters import Adapter, adapter_of, is_adapter, open_adapter
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.hub import locate
+from cermet.checkpoints.origin import Origin, origin_of
 from cermet.checkpoints.writer import Layout, ShardWriter, layout
 from cermet.core.errors import DiskError, InputError, MethodError, OutputError, RecipeError
 from cermet.core.fingerprint import digest_hex
@@ -23,6 +24,7 @@ from cermet.engine.adapter_files import adapter_card, adapter_config, adapter_re
 from cermet.engine.adapters import FileSink, MemorySink, merge_adapters_into, slots_of_adapter
 from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.folder import RECORD, OutputFolder
+from cermet.engine.licences import compare_licences
 from cermet.engine.memory import DEFAULT_BUDGET, MemoryGauge
 from cermet.engine.record import write_json
 from cermet.engine.run import Options, check_device
@@ -94,6 +96,8 @@ def plan_adapters(
     """The plan of a recipe of adapters; their files are read, since they are small."""
     check_adapters(recipe, document, compat=compat)  # before anything is fetched or opened
 
+    origins: dict[Path, Origin] = {}
+
     def opener(model: ModelRef) -> Adapter:
         folder = locate(model.path, model.revision, root)
         if not is_adapter(folder):
@@ -102,9 +106,14 @@ def plan_adapters(
                 f"'{model}' is none; name folders with {CONFIG}, or use a method of models, such "
                 "as task_arithmetic."
             )
+        origins.setdefault(folder, origin_of(str(model), "adapter", folder))
         return open_adapter(folder, str(model))
 
-    return resolve_adapters(recipe, document, opener, compat=compat)
+    plan = resolve_adapters(recipe, document, opener, compat=compat)
+    known = tuple(origins.values())
+    told = [f"A model card: {o.card.problem}." for o in known if o.card.problem]
+    told += compare_licences(known).warnings()
+    return replace(plan, origins=known, warnings=(*plan.warnings, *told))
 
 
 def write_adapter(
@@ -165,8 +174,10 @@ def _write(
         writer.close()
     seconds = (merged - began, time.perf_counter() - merged)
     write_json(folder.work / CONFIG, adapter_config(plan, made.scales))
-    (folder.work / "README.md").write_text(adapter_card(plan, recipe_yaml), "utf-8")
     record = adapter_record(plan, made, files, data, options, seconds, folder)
+    card = adapter_card(plan, recipe_yaml, record["models"])
+    (folder.work / "README.md").write_text(card, "utf-8")
+    record["files"] = folder.files()
     written = Written(*seconds, files.size, gauge.peak, len(files.slots), made.lost)
     return written, record
 

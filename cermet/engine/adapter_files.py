@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ from cermet.checkpoints.adapters import Adapter
 from cermet.checkpoints.writer import Layout
 from cermet.core.fingerprint import digest_hex
 from cermet.engine.adapters import Made
-from cermet.engine.card import named
+from cermet.engine.card import named, page, sources_section
 from cermet.engine.folder import OutputFolder
-from cermet.engine.record import beside, machine, recipe_sha256, versions
+from cermet.engine.record import beside, machine, origins_record, recipe_sha256, versions
 from cermet.engine.run import Options
 from cermet.recipes.adapters import AdapterPlan
 
@@ -122,6 +121,7 @@ def adapter_record(
             {"name": str(model), "path": a.path, "base": a.base, "files": _files(a)}
             for model, a in zip(plan.models, plan.adapters, strict=True)
         ],
+        **origins_record(plan.origins),
         "versions": versions(),
         "machine": machine(options.device),
         "run": {
@@ -183,20 +183,15 @@ def changed_files(plan: AdapterPlan, record: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def adapter_card(plan: AdapterPlan, recipe_yaml: str) -> str:
-    """README.md of the result: what it was made of, how, and how to make it again."""
+def adapter_card(plan: AdapterPlan, recipe_yaml: str, models: Sequence[Mapping[str, Any]]) -> str:
+    """README.md of the result: what it was made of, how, and how to make it again.
+
+    models: the adapters with their files, as the record lists them.
+    """
     listed = "\n".join(f"- `{model}`" for model in plan.models)
-    base = f"base_model: {json.dumps(plan.base, ensure_ascii=False)}\n" if plan.base else ""
     ranks = sorted({task.rank for task in plan.tasks})
     rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    return f"""---
-library_name: peft
-{base}tags:
-- merge
-- lora
-- cermet
----
-
+    body = f"""
 # A merge of {len(plan.models)} adapters
 
 Made by Cermet with the method {named(plan.method)}
@@ -212,6 +207,9 @@ Made by Cermet with the method {named(plan.method)}
 {recipe_yaml.strip()}
 ```
 
+{sources_section(plan.origins, models)}
+
 `cermet.json` holds the recipe resolved for every module, and the digests of everything
 that was read and written; `cermet verify` checks them.
 """
+    return page(plan.origins, body, tags=("lora", plan.method.name), adapter_of=plan.base)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from cermet.checkpoints.front_matter import FrontMatter
+from cermet.checkpoints.front_matter import FrontMatter, is_repository
 from cermet.checkpoints.origin import Origin
 from cermet.core.codec import Codec
 from cermet.core.registry import Method
@@ -30,20 +31,30 @@ __all__ = [
 _OWN_TAGS = ("merge", "cermet")
 
 
-def page(origins: Sequence[Origin], body: str, *, tags: Iterable[str] = ()) -> str:
-    """A card: front matter from what the sources state, and its text."""
+def page(
+    origins: Sequence[Origin], body: str, *, tags: Iterable[str] = (), adapter_of: str | None = None
+) -> str:
+    """A card: front matter from what the sources state, and its text.
+
+    adapter_of: of an adapter, the base that it names; it is linked where it is a name on the hub.
+    """
     import yaml
 
     licences = compare_licences(origins)
     links = list(dict.fromkeys(link for origin in origins for link in origin.links))
     cards = [o.card for o in origins if o.part == "model"]
+    library, relation = "transformers", "merge"
+    if adapter_of is not None:
+        on_hub = is_repository(adapter_of) and not Path(adapter_of).exists()
+        links, library, relation = [adapter_of] if on_hub else [], "peft", "adapter"
+        cards = [o.card for o in origins]
     data = {
         "license": _one_or_list(licences.license),
         "license_name": licences.license_name,
         "license_link": licences.license_link,
         "base_model": links or None,
-        "base_model_relation": "merge" if links else None,
-        "library_name": _agreed(cards, lambda c: c.library_name) or "transformers",
+        "base_model_relation": relation if links else None,
+        "library_name": _agreed(cards, lambda c: c.library_name) or library,
         "pipeline_tag": _agreed(cards, lambda c: c.pipeline_tag),
         "language": _one_or_list(_agreed(cards, lambda c: c.language) or ()),
         "tags": list(dict.fromkeys([*_OWN_TAGS, *tags, *_shared_tags(cards)])),

@@ -10,6 +10,7 @@ from typing import Any
 from cermet.anatomy import survey
 from cermet.checkpoints.adapters import Adapted, Adapter
 from cermet.checkpoints.dtypes import NAMES, SIZES, dtype_named
+from cermet.checkpoints.origin import Origin
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.parameters import Parameter
 from cermet.core.registry import Method, call
@@ -100,7 +101,8 @@ class AdapterPlan:
     """Everything that a merge of adapters will do.
 
     base: the base that the output names. adapters: opened, in the order of the models.
-    notes: what is taken whole from one of them, in sentences.
+    notes: what is taken whole from one of them, in sentences. origins: the adapters' folders,
+        with what their cards state; none in memory.
     """
 
     recipe: Recipe
@@ -112,6 +114,7 @@ class AdapterPlan:
     base: str
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
     @property
     def in_span(self) -> bool:

@@ -116,7 +116,7 @@ def test_what_stands_beside_the_weights(folder: Path, tmp_path: Path) -> None:
     assert config["rank_pattern"] == {"turned": 2, "down": 4} == config["alpha_pattern"]
     assert config["target_modules"] == ["conv", "down", "embed", "turned", "up"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert 'library_name: peft\nbase_model: "acme/net"' in card
+    assert "base_model:\n- acme/net\nbase_model_relation: adapter\nlibrary_name: peft\n" in card
     record = json.loads((tmp_path / "out" / "cermet.json").read_text())
     assert record["modules"]["turned"]["adapters"] == [0]
     assert record["modules"]["up"]["parameters"] == {"weight": [0.5, 0.5]}
@@ -183,3 +183,19 @@ def test_what_has_changed_is_found(harm: str, folder: Path, tmp_path: Path) -> N
         "config": "'adapter_config.json' has changed since it was written",
         "source": "'adapter_model.safetensors' of",
     }[harm] in problem
+
+
+def test_licences_of_the_adapters(folder: Path, tmp_path: Path) -> None:
+    """They are those of the result, or a warning says why there is none."""
+    pair = [save_adapter(tmp_path / name, 9, ["up", "down"], **FIRST) for name in "cd"]
+    for adapter in pair:
+        (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
+    done = cermet.merge(recipe("lora_sum", dict.fromkeys(pair, 1.0)), tmp_path / "out")
+    assert done.warnings == ()
+    assert "license: mit\n" in (tmp_path / "out/README.md").read_text()
+    (pair[1] / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    done = cermet.merge(recipe("lora_sum", dict.fromkeys(pair, 1.0)), tmp_path / "out2")
+    assert any("may conflict" in warning for warning in done.warnings)
+    record = json.loads((tmp_path / "out2/cermet.json").read_text())
+    assert [o["license"] for o in record["origins"]] == [["mit"], ["cc-by-nc-4.0"]]
+    assert cermet.verify(tmp_path / "out2").problems == []
