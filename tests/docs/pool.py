@@ -95,12 +95,16 @@ def make_models(folder: Path) -> None:
     old = _empty(folder / "models" / "old")
     torch.save(base, old / "pytorch_model.bin")
     _adapter(_empty(folder / "adapters" / "chat"), 9, ("q",))
-    _adapter(folder / "adapters" / "math", 10, ("q", "v"))
-    _adapter(folder / "adapters" / "code", 11, ("q",))
+    _adapter(_empty(folder / "adapters" / "math"), 10, ("q", "v"))
+    _adapter(_empty(folder / "adapters" / "code"), 11, ("q",))
     (folder / "statistics").mkdir()
     for seed, name in enumerate(("score-math", "score-code", "base_score-math", "base_score-code")):
         scores = {k: v.abs() for k, v in _weights(10 + seed).items()}
         save_file(scores, folder / "statistics" / f"{name}.safetensors")
+    for seed, name in enumerate(("gram-math", "gram-code"), start=1):
+        matrices = {n: v for n, v in _weights(seed).items() if v.ndim == 2}
+        grams = {n: v.t() @ v for n, v in matrices.items()}
+        save_file(grams, folder / "statistics" / f"{name}.safetensors")
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -179,6 +179,15 @@ def test_every_role_and_every_shard_is_made_again(
     assert api.verify(tmp_path / "out", seed=seed).remade == len(chosen)
 
 
+def _statistics(model: Path, folder: Path, square: bool) -> str:
+    """A file of statistics: the model, whose numbers are like any others, or its Gram matrices."""
+    if not square:
+        return str(model)
+    matrices = {n: t.float() for n, t in api.open(model).items() if t.ndim == 2}
+    save_file({n: t.t() @ t for n, t in matrices.items()}, folder / "gram.safetensors")
+    return str(folder / "gram.safetensors")
+
+
 @pytest.mark.parametrize("method", sorted(all_methods()))
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_method_is_made_again(
@@ -189,7 +198,7 @@ def test_every_method_is_made_again(
     models: list[dict[str, Any]] = [{"model": str(p)} for p in pool[1 : 1 + count]]
     given = {p.name for p in spec.parameters.values() if p.required} | {"weight"}
     own = [p.name for p in spec.parameters.values() if p.per_model and p.name in given]
-    needs = dict.fromkeys((n.name for n in spec.needs), str(pool[2]))  # numbers like any others
+    needs = {n.name: _statistics(pool[2], tmp_path, n.square) for n in spec.needs}
     models = [{**m, "parameters": dict.fromkeys(own, 0.5), "needs": needs} for m in models]
     needed = dict.fromkeys(sorted((given - set(own)) & set(spec.parameters)), 0.5)
     data: dict[str, Any] = {"merge_method": method, "models": models, "parameters": needed}

@@ -189,8 +189,16 @@ def _neutral(method: Method) -> dict[str, Any]:
 
 ONE = [m for m in METHODS.values() if m.models[0] == 1]
 # Elements below a threshold stay at the base, in shadow_ft whole tensors; PCB clamps; ISO gives all
-# directions of a matrix one length.
-EXCEPT = {"arcee_fusion", "pcb_merging", "pcb_merging_es", "shadow_ft", "iso_c", "iso_cts"}
+# directions of a matrix one length, DOGE all deltas.
+EXCEPT = {
+    "arcee_fusion",
+    "pcb_merging",
+    "pcb_merging_es",
+    "shadow_ft",
+    "iso_c",
+    "iso_cts",
+    "doge_ta",
+}
 
 
 @pytest.mark.parametrize("method", [m for m in ONE if m.name not in EXCEPT], ids=lambda m: m.name)
@@ -220,7 +228,7 @@ FACTOR = {"breadcrumbs_official", "consensus_ta", "consensus_ties", "twin_mergin
 # and OPCM share the directions of a matrix out, or project each expert away from the others.
 EQUAL_EXCEPT = (EXCEPT - {"arcee_fusion"}) | {
     "widen", "led_merging", "tall_mask", "tall_mask_ties",
-    "tsv_m", "wudi", "swudi", "optmerge", "opcm",
+    "tsv_m", "r_tsvm", "wudi", "swudi", "optmerge", "opcm",
 }  # fmt: skip
 
 
@@ -235,8 +243,9 @@ def test_equal_experts_give_that_expert(method: Method) -> None:
     parameters = _neutral(method)
     if method.name in SUMS | FACTOR:
         parameters["weight" if method.name in SUMS else "lambda"] = 1 / count
-    found = merge_tensors(method.name, given, experts * count, **parameters)
-    _same(found, experts[0])
+    needs = _needs(method, base, experts * count)
+    found = merge_tensors(method.name, given, experts * count, **parameters, **needs)
+    _same(found, experts[0], 1e-5 if method.needs else 2e-6)
 
 
 @pytest.mark.parametrize("name", sorted(SUMS))
