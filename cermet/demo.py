@@ -169,7 +169,7 @@ def run(
         from cermet.api import merge as found
 
         merge = found
-    place = (directory if directory is not None else cache_folder()).absolute() / f"seed-{seed}"
+    place = (directory or cache_folder("zoo") / "demo").absolute() / f"seed-{seed}"
     pool = make_pool(place / "experts", seed, echo, settings=settings)
     made: list[tuple[str, Path, _Merged]] = []
     for wanted in MERGES:

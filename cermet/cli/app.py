@@ -23,6 +23,7 @@ from cermet.cli.restore import restore
 from cermet.cli.soup import soup
 from cermet.cli.transplant import transplant
 from cermet.cli.verify import verify
+from cermet.cli.zoo import zoo
 from cermet.core.errors import CermetError
 
 __all__ = ["app", "main"]
@@ -53,6 +54,8 @@ for verb in (
     demo,
 ):
     app.command(context_settings=_OPEN if verb is compress else None)(verb)
+
+app.add_typer(zoo)
 
 _INTERRUPTED = 130
 

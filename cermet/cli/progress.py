@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Bar", "steps"]
+__all__ = ["Bar", "parts", "steps"]
 
 
 class Bar:
@@ -89,3 +89,22 @@ def steps(verb: str, total: int) -> Iterator[Callable[[int, float], None]]:
         yield lambda done, loss: bar.update(
             task, completed=done, description=f"{verb}, loss {loss:.3f}"
         )
+
+
+@contextmanager
+def parts() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Bars one after the other: given what begins, a call that is told the parts done of all."""
+    if not sys.stderr.isatty():
+        yield lambda name: lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def begin(name: str) -> Callable[[int, int], None]:
+            bar.reset(task, description=name, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield begin

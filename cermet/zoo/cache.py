@@ -1,4 +1,4 @@
-"""Where trained experts are kept, and how a folder is put there in one step."""
+"""Where what is trained here is kept, and how a folder is put there in one step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cermet.core.errors import DiskError, OutputError
 
 __all__ = ["MARK", "cache_folder", "replaced"]
 
-MARK = "expert.json"
+MARK = "zoo.json"
 """The file that tells a folder written here from any other."""
 
 
-def cache_folder() -> Path:
-    """The demo's folder: $CERMET_CACHE/demo, or cermet/demo in the platform's cache."""
+def cache_folder(name: str) -> Path:
+    """A folder of that name in $CERMET_CACHE, or in cermet in the platform's cache."""
     given = os.environ.get("CERMET_CACHE")
     if given:
-        return Path(given).expanduser() / "demo"
+        return Path(given).expanduser() / name
     home = Path.home()
     if sys.platform == "darwin":
         place = home / "Library" / "Caches"
@@ -30,7 +30,7 @@ def cache_folder() -> Path:
         place = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
         place = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return place / "cermet" / "demo"
+    return place / "cermet" / name
 
 
 @contextmanager
@@ -42,8 +42,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and not (folder / MARK).is_file():
         raise OutputError(
-            f"'{folder}' is in the way: it was not written by the demo. Move it, or give "
-            "another folder with --dir."
+            f"'{folder}' is in the way: it was not written here. Move it, or give another folder."
         )
     new = None
     try:

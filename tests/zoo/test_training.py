@@ -111,10 +111,10 @@ def test_cache_folder_follows_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CERMET_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path / "demo"
+    assert cache_folder("zoo") == tmp_path / "zoo"
     monkeypatch.delenv("CERMET_CACHE")
-    assert cache_folder().name == "demo"
-    assert cache_folder().parent.name == "cermet"
+    assert cache_folder("zoo").name == "zoo"
+    assert cache_folder("zoo").parent.name == "cermet"
 
 
 def test_mean_pool_leaves_padding_out() -> None:
