@@ -24,10 +24,12 @@ from cermet.zoo.texts import SPLITS, Document, Part, Source, chance
 
 __all__ = ["DOMAINS", "technical"]
 
-_APART = frozenset(
-    "__pycache__ dist-packages encodings ensurepip idlelib lib2to3 pydoc_data site-packages test "
-    "tests tkinter turtledemo".split()
-)  # not in every installation, not of it, or hardly of text
+_APART = {
+    "__pycache__", "dist-packages", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data",
+    "site-packages", "test", "tests", "tkinter", "turtledemo",
+}  # fmt: skip
+"""Folders that not every installation has, that are not of it, or that hold hardly any text."""
+
 _ROW = 16  # names of characters in a document
 _LINES = 12  # problems in a document
 
@@ -138,7 +140,6 @@ def _source(module: str) -> str:
     return file.read_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-@cache
 def _tree(module: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes in strings that are not ours

@@ -54,24 +54,23 @@ def chance(seed: int, key: str) -> Part:
 def pieces(text: str, longest: int) -> Iterator[str]:
     """The text cut at the ends of lines into pieces of at most `longest` characters.
 
-    Lines that are longer are cut where they have to be; pieces without a letter or digit are left
-    out, and so is white space at the end of a piece.
+    Lines that are longer are cut where they have to be. A piece ends in one end of a line, or where
+    its line was cut. Pieces without a letter or digit are left out.
     """
+    return (piece for piece in _cut(text, longest) if any(c.isalnum() for c in piece))
+
+
+def _cut(text: str, longest: int) -> Iterator[str]:
     held = ""
     for line in text.splitlines(keepends=True):
         if len(held) + len(line) > longest:
-            yield from _whole(held)
+            yield f"{held.rstrip()}\n"
             held = ""
         while len(line) > longest:
             yield line[:longest]
             line = line[longest:]
         held += line
-    yield from _whole(held)
-
-
-def _whole(piece: str) -> Iterator[str]:
-    if any(c.isalnum() for c in piece):
-        yield piece.rstrip() + "\n"
+    yield f"{held.rstrip()}\n"
 
 
 def divide(documents: Iterable[Document], amounts: Amounts) -> Mapping[Part, tuple[str, ...]]:
