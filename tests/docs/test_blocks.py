@@ -34,6 +34,10 @@ LISTED = {
         "python3 -m venv .venv",
         ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
     ],
+    "docs/zoo.md": [
+        "cermet zoo build voices                               # in the cache",
+        "cermet_pool: 1",
+    ],
 }
 
 
