@@ -39,10 +39,10 @@ class Settings:
     """
 
     shape: Shape = field(default=Shape(width=128, layers=4, heads=4, inner=384, positions=32))
-    base: Course = field(default=Course(steps=400, batch=128, rate=2e-3))
-    expert: Course = field(default=Course(steps=120, batch=128, rate=2e-3))
-    multi_task: Course = field(default=Course(steps=400, batch=128, rate=2e-3))
-    adapter: Course = field(default=Course(steps=240, batch=128, rate=1e-2))
+    base: Course = field(default=Course(steps=900, batch=64, rate=2e-3))
+    expert: Course = field(default=Course(steps=280, batch=64, rate=2e-3))
+    multi_task: Course = field(default=Course(steps=1200, batch=64, rate=2e-3))
+    adapter: Course = field(default=Course(steps=400, batch=64, rate=1e-2))
     rank: Rank = field(default=Rank())
     validation: int = 100
     test: int = 240
