@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 if TYPE_CHECKING:
     from cermet.evaluate.harness import HarnessResult
     from cermet.evaluation import HarnessEvaluation

@@ -171,26 +171,21 @@ def _manager(tasks: Sequence[str], include: Sequence[Path]) -> Any:
     manager = TaskManager(include_path=paths)
     for name in names:
         if not manager.match_tasks([name]):
-            near = difflib.get_close_matches(name, manager.all_tasks, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "name a task, a group or a file."
-            raise InputError(
-                f"lm-evaluation-harness has no task '{name}'"
-                f"{_unreadable(include) if include else ''}; {hint}"
-            )
+            raise InputError(f"lm-evaluation-harness has no task '{name}'{_why(name, manager)}")
     return manager
 
 
-def _unreadable(include: Sequence[Path]) -> str:
-    """Which task file the harness passed over, if any."""
+def _why(name: str, manager: Any) -> str:
+    """A task file that the harness passed over, or else the nearest spelling."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    for file in sorted(f for folder in include for f in folder.rglob("*.yaml")):
+    for file in sorted(f for folder in manager.include_path for f in Path(folder).rglob("*.yaml")):
         try:
             load_yaml(file, resolve_func=False)
         except Exception as error:
-            return f", and '{file}' cannot be read ({_reason(error)})"
-    folders = ", ".join(f"'{folder}'" for folder in include)
-    return f", nor has {folders}"
+            return f", and '{file}' cannot be read ({_reason(error)})."
+    near = difflib.get_close_matches(name, manager.all_tasks, n=1)
+    return f"; did you mean '{near[0]}'?" if near else "; name a task, a group or a task file."
 
 
 def _loaded(manager: Any, tasks: Sequence[str], folder: Path, shots: int | None) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def bits(example: Mapping[str, Any], results: Sequence[float]) -> dict[str, tupl
     }
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc] - yaml says nothing of its types
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml says nothing of its types
     """Writes a function as the harness finds it again."""
 
 
