@@ -34,6 +34,9 @@ LISTED = {
         "python3 -m venv .venv",
         ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
     ],
+    "docs/lm-eval.md": [
+        "cermet evaluate merged --lm-eval mine --include-path tasks      # tasks/mine.yaml"
+    ],
 }
 
 
