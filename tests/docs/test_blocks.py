@@ -37,6 +37,10 @@ LISTED = {
     "docs/lm-eval.md": [
         "cermet evaluate merged --lm-eval mine --include-path tasks      # tasks/mine.yaml"
     ],
+    "docs/zoo.md": [
+        "cermet zoo build voices                               # in the cache",
+        "cermet_pool: 1",
+    ],
 }
 
 
