@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cermet.checkpoints.carry import carry_files
 from cermet.inference.encoder import Encoder
+from cermet.inference.threads import with_threads
 from cermet.zoo.subjects import Utterance
 
 __all__ = ["THREADS", "Lesson", "Settings", "fixed_threads", "save_expert", "train"]
@@ -129,12 +130,6 @@ def save_expert(encoder: Encoder, base: Path, out: Path) -> None:
     carry_files(base, base, out)
 
 
-@contextmanager
-def fixed_threads(count: int = THREADS) -> Iterator[None]:
-    """Run torch on that many threads, and on as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def fixed_threads() -> AbstractContextManager[None]:
+    """Run torch on the pools' THREADS, and on as many as before afterwards."""
+    return with_threads(THREADS)
