@@ -16,7 +16,7 @@ from cermet.core.fingerprint import sha256_hex
 from cermet.inference.encoder import Encoder
 from cermet.recipes.pool import POOL, VERSION
 from cermet.zoo.base import HUB_NAME, base_folder
-from cermet.zoo.lora import Low, ask_for_peft, tune_adapter
+from cermet.zoo.lora import Rank, Target, ask_for_peft, save_adapter, with_adapter
 from cermet.zoo.steps import Blueprint, Step, Tick
 from cermet.zoo.subjects import Subject, digest, write_texts
 from cermet.zoo.train import THREADS, Lesson, Settings, fixed_threads, save_expert, train
@@ -24,6 +24,13 @@ from cermet.zoo.train import THREADS, Lesson, Settings, fixed_threads, save_expe
 __all__ = ["Encoders"]
 
 _HEAD = "head"
+_LICENCE = "apache-2.0"
+_FRONT = (
+    f"---\nlicense: {_LICENCE}\nbase_model: {HUB_NAME}\nlanguage: en\n"
+    "library_name: transformers\npipeline_tag: feature-extraction\n---\n"
+)
+_MATRICES = ("query", "key", "value", "intermediate.dense", "output.dense")
+_TARGET = Target("FEATURE_EXTRACTION", _MATRICES)  # not the pooler, which mean pooling leaves out
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Encoders:
 
     name: of the pool. source: what the experts learn from, a sentence for their cards. settings:
     of every training but the adapters'. multi_task: whether a model is tuned on all subjects.
-    adapters: settings and factors of LoRA experts, where these are wanted.
+    adapters: settings and size of LoRA experts, where these are wanted.
     """
 
     name: str
@@ -41,7 +48,7 @@ class Encoders:
     seed: int
     settings: Settings
     multi_task: bool = False
-    adapters: tuple[Settings, Low] | None = None
+    adapters: tuple[Settings, Rank] | None = None
 
     def blueprint(self) -> Blueprint:
         """The steps of the pool, and its `pool.yaml`.
@@ -76,20 +83,21 @@ class Encoders:
                 encoder = Encoder(root / "base")
                 train(encoder, _lessons(subjects, root), self.settings, self.seed, tick)
                 save_expert(encoder, root / "base", new)
-            self._write_card(subjects, new)
+            (new / CARD).write_text(f"{_FRONT}\n{self._about(subjects)}\n", "utf-8")
 
         return Step(name, self._stands(subjects, self.settings), make, ("base", "tasks"))
 
-    def _adapting(self, subject: Subject, settings: Settings, low: Low) -> Step:
+    def _adapting(self, subject: Subject, settings: Settings, size: Rank) -> Step:
         """A step that tunes an adapter on one subject."""
 
         def make(new: Path, root: Path, tick: Tick) -> None:
-            lessons = _lessons([subject], root)
             with fixed_threads():
-                tune_adapter(root / "base", lessons, settings, low, self.seed, new, tick)
-            self._write_card([subject], new)
+                encoder = Encoder(root / "base")
+                encoder.model = with_adapter(encoder.model, size, self.seed, _TARGET).eval()
+                train(encoder, _lessons([subject], root), settings, self.seed, tick)
+                save_adapter(encoder.model, new, licence=_LICENCE, about=self._about([subject]))
 
-        stands = {**self._stands([subject], settings), "factors": asdict(low)}
+        stands = {**self._stands([subject], settings), "size": asdict(size)}
         return Step(f"adapters/{subject.name}", stands, make, ("base", "tasks"))
 
     def _stands(self, subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
@@ -110,14 +118,9 @@ class Encoders:
                 file.chmod(0o644)  # safetensors closes it to everyone else
                 tick(done, len(self.subjects))
 
-    def _write_card(self, subjects: Sequence[Subject], new: Path) -> None:
-        front = (
-            f"---\nlicense: apache-2.0\nbase_model: {HUB_NAME}\nlanguage: en\n"
-            "library_name: transformers\npipeline_tag: feature-extraction\n---\n\n"
-        )
+    def _about(self, subjects: Sequence[Subject]) -> str:
         names = ", ".join(subject.name for subject in subjects)
-        text = f"The base, tuned for: {names}. {self.source}\n"
-        (new / CARD).write_text(front + text, "utf-8")
+        return f"The base, tuned for: {names}. {self.source}"
 
     def _pool(self) -> Mapping[str, Any]:
         taught = [subject.name for subject in self._taught]

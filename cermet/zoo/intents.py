@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cermet.zoo.catalogue import Entry, Wanted
+from cermet.zoo.clinc import WANTED, clinc_subjects
 from cermet.zoo.encoders import Encoders
-from cermet.zoo.lora import Low
-from cermet.zoo.published import WANTED, published_subjects
+from cermet.zoo.lora import Rank
 from cermet.zoo.steps import Blueprint
 from cermet.zoo.train import Settings
 
 __all__ = ["ENTRY"]
 
 _SETTINGS = Settings(epochs=2, pull=0.0)
-_LOW = Low()
-_LOW_SETTINGS = replace(_SETTINGS, rate=1e-3)  # factors that begin at 0 have further to go
+_RANK = Rank()
+_ADAPTER = replace(_SETTINGS, rate=1e-3)  # factors that begin at 0 have further to go
 
 _SOURCE = "Texts: CLINC150 (Larson et al., 2019), CC BY 3.0."
 
@@ -24,12 +24,12 @@ def _blueprint(wanted: Wanted) -> Blueprint:
     assert wanted.data is not None  # the entry asks for it
     return Encoders(
         "intents",
-        published_subjects(wanted.data, wanted.seed),
+        clinc_subjects(wanted.data, wanted.seed),
         _SOURCE,
         wanted.seed,
         _SETTINGS,
         multi_task=True,
-        adapters=(_LOW_SETTINGS, _LOW) if "adapters" in wanted.extras else None,
+        adapters=(_ADAPTER, _RANK) if "adapters" in wanted.extras else None,
     ).blueprint()
 
 
@@ -39,7 +39,7 @@ ENTRY = Entry(
     megabytes=1090,
     minutes=12,
     blueprint=_blueprint,
-    extras={"adapters": f"LoRA experts of rank {_LOW.rank} for the ten domains."},
+    extras={"adapters": f"LoRA experts of rank {_RANK.rank} for the ten domains."},
     data=WANTED,
     data_required=True,
 )

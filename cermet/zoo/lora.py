@@ -1,72 +1,72 @@
-"""LoRA experts: low-rank factors tuned by peft beside a frozen encoder."""
+"""LoRA adapters, made by peft."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from cermet.core.errors import ExtraError
-from cermet.inference.encoder import Encoder
-from cermet.zoo.base import HUB_NAME
-from cermet.zoo.train import Lesson, Settings, train
 
-__all__ = ["Low", "ask_for_peft", "tune_adapter"]
-
-_MODULES = ("query", "key", "value", "intermediate.dense", "output.dense")
-"""All matrices of the layers, and not the pooler, which mean pooling does not use."""
+__all__ = ["DECODER", "Rank", "Target", "ask_for_peft", "save_adapter", "with_adapter"]
 
 
 @dataclass(frozen=True)
-class Low:
-    """Rank and alpha of the factors; the update of a weight is alpha / rank * B @ A."""
+class Rank:
+    """The size of an adapter: its change of a matrix is of this rank, times alpha / rank."""
 
-    rank: int = 16
-    alpha: int = 32
+    rank: int = 8
+    alpha: int = 16
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is adapted: peft's word for the kind of model, and the modules, by the ends of names."""
+
+    task: str
+    modules: str | Sequence[str]
+
+
+DECODER = Target("CAUSAL_LM", "all-linear")
 
 
 def ask_for_peft() -> None:
-    """ExtraError where peft is missing."""
+    """ExtraError where peft is missing, before a build starts."""
     if find_spec("peft") is None:
-        raise ExtraError("LoRA experts are tuned by peft; install it with: pip install peft")
+        raise ExtraError("Adapters need peft; install it with: pip install peft")
 
 
-def tune_adapter(
-    base: Path,
-    lessons: Sequence[Lesson],
-    settings: Settings,
-    low: Low,
-    seed: int,
-    out: Path,
-    tick: Callable[[int, int], None],
-) -> None:
-    """Tune an adapter of the base, and write it into a folder as peft would, with names sorted."""
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+def with_adapter(model: Any, size: Rank, seed: int, target: Target = DECODER) -> Any:
+    """The model with an adapter beside each matrix of its layers; only the adapter will learn.
 
-    encoder = Encoder(base)
-    written: dict[str, Any] = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": HUB_NAME,
-        "task_type": "FEATURE_EXTRACTION",
-        "r": low.rank,
-        "lora_alpha": low.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": list(_MODULES),
-        "inference_mode": True,
-    }
-    config = LoraConfig(**{**written, "inference_mode": False, "target_modules": list(_MODULES)})
+    Raises ExtraError where peft is missing.
+    """
+    ask_for_peft()
+    import peft
+
+    modules = target.modules if isinstance(target.modules, str) else list(target.modules)
+    config = peft.LoraConfig(
+        r=size.rank, lora_alpha=size.alpha, target_modules=modules, task_type=target.task
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # the first A is drawn at random
-        encoder.model = get_peft_model(encoder.model, config).eval()
-    train(encoder, lessons, settings, seed, tick)
-    factors = {n: t.contiguous() for n, t in get_peft_model_state_dict(encoder.model).items()}
-    save_file(factors, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    (out / "adapter_model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
-    (out / "adapter_config.json").write_text(json.dumps(written, indent=2) + "\n", "utf-8")
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config)
+
+
+def save_adapter(model: Any, folder: Path, *, licence: str, about: str) -> None:
+    """Write the adapter's weights, its config and a card; it does not say where its base is."""
+    model.save_pretrained(folder)
+    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    config["base_model_name_or_path"] = None  # a folder that pools are moved out of
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()  # peft keeps a set, whose order differs between runs
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    card = f"---\nlicense: {licence}\nlibrary_name: peft\n---\n\n{about}\n"
+    (folder / "README.md").write_text(card, "utf-8")

@@ -18,7 +18,7 @@ from cermet.zoo.base import base_folder
 from cermet.zoo.cache import cache_folder
 from cermet.zoo.demo import generated_subjects
 from cermet.zoo.encoders import Encoders
-from cermet.zoo.lora import Low
+from cermet.zoo.lora import Rank
 from cermet.zoo.steps import Built, build
 from cermet.zoo.train import Lesson, Settings, fixed_threads, train
 
@@ -34,7 +34,7 @@ def _pool(folder: Path, **wanted: object) -> Built:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
-    _pool(folder, multi_task=True, adapters=(_TINY, Low(4, 8)))
+    _pool(folder, multi_task=True, adapters=(_TINY, Rank(4, 8)))
     return folder
 
 
@@ -85,7 +85,7 @@ def test_training_brings_texts_to_their_directions(trained: Path) -> None:
     rows = [replace(u, label=9 - u.label) for u in _SUBJECTS[0].train[::2]]  # labels turned round
     texts, labels = [u.text for u in rows], torch.tensor([u.label for u in rows])
     assert ((encoder.embed(texts) @ head.T).argmax(1) == labels).float().mean() < 0.5
-    train(encoder, [Lesson(head, rows)], Settings(epochs=20, batch=10, rate=5e-4, pull=0.0), 0)
+    train(encoder, [Lesson(head, rows)], Settings(epochs=12, batch=10, rate=5e-4, pull=0.0), 0)
     assert ((encoder.embed(texts) @ head.T).argmax(1) == labels).all()
 
 
@@ -122,12 +122,12 @@ def test_adapter_is_what_peft_loads_and_changes_the_model(trained: Path) -> None
 
 def test_same_seed_same_bytes_and_found_again(trained: Path, tmp_path: Path) -> None:
     names = ("multi_task", "adapters/bank", "adapters/home")
-    _pool(tmp_path, multi_task=True, adapters=(_TINY, Low(4, 8)))
+    _pool(tmp_path, multi_task=True, adapters=(_TINY, Rank(4, 8)))
     files = [f for f in sorted(trained.rglob("*")) if f.is_file() and f.name != "zoo.json"]
     assert {f"{n}/README.md" for n in names} <= {str(f.relative_to(trained)) for f in files}
     for file in files:
         assert (tmp_path / file.relative_to(trained)).read_bytes() == file.read_bytes(), file
-    assert _pool(tmp_path, multi_task=True, adapters=(_TINY, Low(4, 8))).made == ()
+    assert _pool(tmp_path, multi_task=True, adapters=(_TINY, Rank(4, 8))).made == ()
 
 
 def test_only_what_depends_on_the_settings_is_trained_again(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_only_what_depends_on_the_settings_is_trained_again(tmp_path: Path) -> N
 def test_random_state_and_threads_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    pool = Encoders("tiny", _SUBJECTS[:1], "", 0, _TINY, adapters=(_TINY, Low(4, 8)))
+    pool = Encoders("tiny", _SUBJECTS[:1], "", 0, _TINY, adapters=(_TINY, Rank(4, 8)))
     build(pool.blueprint(), tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads

@@ -13,7 +13,7 @@ import pytest
 from cermet.core.errors import CermetError, FormatError, InputError
 from cermet.recipes.pool import read_pool
 from cermet.zoo.catalogue import Wanted, find_entry
-from cermet.zoo.published import BANKING, published_subjects
+from cermet.zoo.clinc import BANKING, clinc_subjects
 from cermet.zoo.steps import build
 from cermet.zoo.subjects import SPLITS, Subject, kept_apart, plain
 from tests.cli.commands import Cermet
@@ -63,7 +63,7 @@ def _texts(subject: Subject) -> Mapping[str, set[str]]:
 
 
 def test_domains_in_the_order_of_the_file_and_then_banking(tmp_path: Path) -> None:
-    found = published_subjects(_data(tmp_path), 0)
+    found = clinc_subjects(_data(tmp_path), 0)
     assert [s.name for s in found] == ["banking", "small_talk", BANKING]
     assert [len(s.examples) for s in found] == [2, 2, 2]
     banking, talk, other = found
@@ -76,7 +76,7 @@ def test_domains_in_the_order_of_the_file_and_then_banking(tmp_path: Path) -> No
 
 def test_seed_chooses_the_examples_and_nothing_else(tmp_path: Path) -> None:
     data = _data(tmp_path)
-    first, again, other = (published_subjects(data, seed) for seed in (0, 0, 1))
+    first, again, other = (clinc_subjects(data, seed) for seed in (0, 0, 1))
     assert first == again
     assert [s.examples for s in first] != [s.examples for s in other]
     assert [s.train for s in first] == [s.train for s in other]
@@ -89,7 +89,7 @@ def test_seed_chooses_the_examples_and_nothing_else(tmp_path: Path) -> None:
 def test_no_text_is_in_two_splits_of_the_published_files(seed: int) -> None:
     if not _PUBLISHED.is_dir():
         pytest.skip(f"there is no {_PUBLISHED}")
-    found = published_subjects(_PUBLISHED, seed)
+    found = clinc_subjects(_PUBLISHED, seed)
     assert [len(s.examples) for s in found] == [15] * 10 + [77]
     assert [len(s.test) for s in found] == [450] * 10 + [770]
     assert [len(s.validation) for s in found] == [105] * 10 + [154]
@@ -101,7 +101,7 @@ def test_no_text_is_in_two_splits_of_the_published_files(seed: int) -> None:
 
 
 def test_validation_gives_way_to_test_and_train_to_both(tmp_path: Path) -> None:
-    found = published_subjects(_data(tmp_path), 0)
+    found = clinc_subjects(_data(tmp_path), 0)
     texts = {split: set().union(*(_texts(s)[split] for s in found)) for split in SPLITS}
     assert "hello there for time 20" in texts["test"]
     assert "what is card fee 31" in texts["test"]
@@ -174,12 +174,14 @@ def test_the_pool_is_refused_without_data_before_it_starts(
 
 
 def test_the_pool_is_built_from_a_folder_of_data(tmp_path: Path) -> None:
-    blueprint = find_entry("intents").draw(Wanted(1, ("adapters",), _data(tmp_path / "data")))
-    built = build(blueprint, tmp_path / "pool")
-    assert built.made == (
+    data, entry = _data(tmp_path / "data"), find_entry("intents")
+    more = entry.draw(Wanted(1, ("adapters",), data))
+    assert [step.name for step in more.steps] == [
         "base", "tasks", "experts/banking", "experts/small_talk", "multi_task",
         "adapters/banking", "adapters/small_talk",
-    )  # fmt: skip
+    ]  # fmt: skip
+    built = build(entry.draw(Wanted(1, data=data)), tmp_path / "pool")
+    assert list(built.made) == [step.name for step in more.steps][:5]
     pool = read_pool(tmp_path / "pool")
     assert list(pool.experts) == ["banking", "small_talk"]
     assert [(t.name, t.expert) for t in pool.tasks][-1] == (BANKING, None)

@@ -1,4 +1,4 @@
-"""Published requests: the files of CLINC150 and BANKING77, read and put into subjects."""
+"""CLINC150 and BANKING77: published requests, read and put into subjects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cermet.checkpoints.header import read_json
 from cermet.core.errors import FormatError, InputError
 from cermet.zoo.subjects import SPLITS, Split, Subject, Utterance, kept_apart
 
-__all__ = ["BANKING", "WANTED", "published_subjects"]
+__all__ = ["BANKING", "WANTED", "clinc_subjects"]
 
 WANTED = (
     "clinc150/data_full.json and clinc150/domains.json (folder data of clinc/oos-eval on GitHub, "
@@ -37,7 +37,7 @@ _Rows = Mapping[Split, Sequence[tuple[str, str]]]
 """Text and intent, by split."""
 
 
-def published_subjects(data: Path, seed: int) -> list[Subject]:
+def clinc_subjects(data: Path, seed: int) -> list[Subject]:
     """The domains of CLINC150 in the order of their file, and then BANKING77.
 
     The seed decides which training text of an intent the head is made of. The splits are those
