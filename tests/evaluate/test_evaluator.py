@@ -149,9 +149,7 @@ def test_labels_are_those_of_the_classifier(root: Path, evaluator: Evaluator) ->
     assert 0 < sum(right) < len(right)
 
 
-def test_embeddings_are_given_to_the_nearest_row_of_the_head(
-    root: Path, evaluator: Evaluator
-) -> None:
+def test_a_text_gets_the_label_of_the_nearest_row(root: Path, evaluator: Evaluator) -> None:
     found = evaluator.outcomes(root / "bert", "embed", "test")
     rows = _rows(root, "embed")
     head = load_file(root / "embed.head.safetensors")["head"]
