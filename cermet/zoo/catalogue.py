@@ -58,7 +58,7 @@ class Entry:
         return self.blueprint(wanted)
 
 
-POOLS: Sequence[str] = ()
+POOLS: Sequence[str] = ("sight",)
 """Names of the catalogue, each of a module `cermet.zoo.NAME` with an `ENTRY`."""
 
 
