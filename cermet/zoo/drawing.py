@@ -54,7 +54,8 @@ class Plane:
 
 def within(random: np.random.Generator, low: float, high: float, n: int) -> Numbers:
     """n numbers drawn evenly between two."""
-    return random.uniform(low, high, n).astype(np.float32)
+    drawn: Numbers = random.uniform(low, high, n).astype(np.float32)
+    return drawn
 
 
 def place(x: Numbers, y: Numbers, angle: Numbers, scale: Numbers) -> Plane:
@@ -68,7 +69,8 @@ def place(x: Numbers, y: Numbers, angle: Numbers, scale: Numbers) -> Plane:
 
 def disc(plane: Plane, radius: float = 1.0, x: float = 0.0, y: float = 0.0) -> Field:
     """A disc about (x, y)."""
-    return np.hypot(plane.x - x, plane.y - y) - np.float32(radius)
+    found: Field = np.hypot(plane.x - x, plane.y - y) - np.float32(radius)
+    return found
 
 
 def box(plane: Plane, wide: float, high: float, x: float = 0.0, y: float = 0.0) -> Field:

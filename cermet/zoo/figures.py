@@ -143,10 +143,9 @@ _MARKERS: Mapping[str, Callable[[Plane], Field]] = {
     "arrow": _arrow,
     "wedge": lambda p: np.maximum(-p.x - 0.8, np.abs(p.y) * 0.92 + p.x * 0.39 - 0.36),
     "pin": lambda p: np.minimum(disc(p, 0.38, x=0.6), segment(p, (-0.95, 0), (0.4, 0)) - 0.13),
-    "tee": lambda p: np.minimum(
-        segment(p, (-0.9, 0), (0.8, 0)), segment(p, (0.8, -0.6), (0.8, 0.6))
-    )
-    - 0.14,
+    "tee": lambda p: (
+        np.minimum(segment(p, (-0.9, 0), (0.8, 0)), segment(p, (0.8, -0.6), (0.8, 0.6))) - 0.14
+    ),
 }
 
 

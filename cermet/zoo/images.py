@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -75,7 +76,7 @@ def _digits(seed: int, sizes: Sizes) -> Mapping[Split, Images]:
     order = np.random.default_rng([seed, 0]).permutation(len(every))
     ends = np.cumsum([0, sizes.test, sizes.validation, sizes.train])
     test, validation, train = (
-        every.rows(order[start:end]) for start, end in zip(ends, ends[1:], strict=False)
+        every.rows(order[start:end]) for start, end in pairwise(ends)
     )
     return {"test": test, "validation": validation, "train": train}
 

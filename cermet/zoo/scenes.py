@@ -72,8 +72,8 @@ def _blob(random: Random, n: int) -> tuple[Field, Told]:
 def _strokes(random: Random, n: int) -> tuple[Field, Told]:
     """One to three bent lines: how many, and of the first where, how long, which way, how bent."""
     count = random.integers(1, 4, size=n)
-    wide = within(random, 0.07, 0.16, n)
-    plane = place(*(np.zeros(n, np.float32) for _ in "xya"), np.ones(n, np.float32))
+    wide, flat = within(random, 0.07, 0.16, n), np.zeros(n, np.float32)
+    plane = place(flat, flat, flat, np.ones(n, np.float32))
     found, told = np.full_like(plane.x, np.inf), []
     along = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
     for i in range(3):

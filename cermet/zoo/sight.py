@@ -19,8 +19,7 @@ from cermet.zoo.catalogue import Entry, Wanted
 from cermet.zoo.drawing import SIZE
 from cermet.zoo.images import TASKS, Images, Sizes, Split, labels_of, splits
 from cermet.zoo.steps import Blueprint, Step, Tick
-from cermet.zoo.train import THREADS
-from cermet.zoo.vision import Form, Head, Tuning
+from cermet.zoo.vision import THREADS, Form, Head, Tuning
 
 __all__ = ["ENTRY", "Settings", "blueprint"]
 
@@ -50,7 +49,7 @@ class Settings:
 
     form: Form = field(default=Form())
     sizes: Sizes = field(default=Sizes())
-    scenes: int = 20_000
+    scenes: int = 16_000
     shots: int = 16
     base: Tuning = field(default=Tuning(epochs=2, batch=64, rate=1.5e-3))
     expert: Tuning = field(default=Tuning(epochs=4, batch=50, rate=1e-3))

@@ -7,7 +7,7 @@ encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +26,7 @@ from cermet.zoo.steps import Tick
 from cermet.zoo.train import fixed_threads
 
 __all__ = [
+    "THREADS",
     "Form",
     "Head",
     "Tuning",
@@ -36,6 +37,10 @@ __all__ = [
     "pretrain",
     "tune",
 ]
+
+THREADS = 1
+"""Threads of the training, part of what decides the bits: matrices this small gain nothing from a
+second one, and lose much where other work runs beside them."""
 
 _BATCH = 256  # images in one forward pass without gradients: bounded memory
 
@@ -123,7 +128,7 @@ def _pooled(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Ten
 def features(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:
     """What a head sees of each image."""
     encoder.eval()
-    with fixed_threads(), torch.inference_mode():
+    with fixed_threads(THREADS), torch.inference_mode():
         parts = [_pooled(encoder, pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH)]
         return torch.cat(parts)
 
@@ -183,9 +188,7 @@ def tune(
         found = _pooled(encoder, np.concatenate([images.pixels for images in chosen]))
         losses = [
             torch.nn.functional.cross_entropy(head(part), torch.from_numpy(images.labels))
-            for images, (_, head), part in zip(
-                chosen, tasks, found.split(len(rows)), strict=True
-            )
+            for images, (_, head), part in zip(chosen, tasks, found.split(len(rows)), strict=True)
         ]
         return torch.stack(losses).mean()
 
@@ -216,7 +219,7 @@ def _descend(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
     )
-    with fixed_threads():
+    with fixed_threads(THREADS):
         for step, rows in enumerate(batches, start=1):
             loss(rows).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
