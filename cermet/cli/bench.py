@@ -69,6 +69,7 @@ def bench(
         )  # fmt: skip
         try:
             with parts() as begin:
+
                 def echo(line: str) -> None:
                     typer.echo(line, err=True)
 

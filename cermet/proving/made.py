@@ -60,9 +60,7 @@ class Maker:
     limit: int | None = None
     threads: int | None = None
 
-    def measured(
-        self, candidate: Candidate, point: Mapping[str, Any], split: Split
-    ) -> Measured:
+    def measured(self, candidate: Candidate, point: Mapping[str, Any], split: Split) -> Measured:
         """Make a candidate as it is meant to be used, and measure it."""
         makers = {
             "merge": self._merge, "assembly": self._assembly, "codec": self._codec,
@@ -122,9 +120,7 @@ class Maker:
         """Remove what `scaled` has kept of a method."""
         shutil.rmtree(self.work / f"unit-{candidate.name}", ignore_errors=True)
 
-    def outcomes(
-        self, model: Path, split: Split, own: str | None = None
-    ) -> Mapping[str, Outcomes]:
+    def outcomes(self, model: Path, split: Split, own: str | None = None) -> Mapping[str, Outcomes]:
         """What a model can do, on all tasks, or on those of one expert."""
         tasks = self.subject.tasks if own is None else self.subject.own(own)
         return {t.name: self.evaluator.outcomes(model, t.name, split, self.limit) for t in tasks}

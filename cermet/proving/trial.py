@@ -120,9 +120,7 @@ class Trial:
             self.heard.echo(f"{candidate.name}: not run: {error}")
         else:
             chosen = _told(candidate, point)
-            self.heard.echo(
-                f"{candidate.name}{chosen}: {line['normalised']:.1%} of the experts"
-            )
+            self.heard.echo(f"{candidate.name}{chosen}: {line['normalised']:.1%} of the experts")
         finally:
             self.maker.forget(candidate)
 
@@ -264,5 +262,3 @@ def _mean(values: Any) -> float:
 def _told(candidate: Candidate, point: Mapping[str, Any]) -> str:
     knob = candidate.grid.knob
     return "" if knob is None else f" ({knob} {point[knob]:g})"
-
-
