@@ -20,6 +20,7 @@ __all__ = [
     "METRICS",
     "POOL",
     "VERSION",
+    "Kind",
     "Metric",
     "Pool",
     "Split",

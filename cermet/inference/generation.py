@@ -1,0 +1,77 @@
+"""Greedy decoding: what a causal language model writes after a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from cermet.core.errors import NonFiniteError
+from cermet.inference.network import Network
+from cermet.inference.tokens import Row, batches, padded
+
+__all__ = ["greedy"]
+
+_TOKENS = 8192  # of a batch: prompts and what is written after them
+_ROWS = 256
+_LOOK = 8  # steps between two looks at whether all rows have ended, where a look costs a wait
+
+
+def greedy(
+    network: Network,
+    prompts: Sequence[Row],
+    stops: Sequence[int],
+    most: int,
+    tick: Callable[[int], None],
+) -> list[list[int]]:
+    """The likeliest next token, again and again, up to and with the first that stops, or `most`.
+
+    In the order of the prompts, of which none is empty. Raises NonFiniteError for a model whose
+    logits are no numbers.
+    """
+    stopping = torch.zeros(int(network.config.vocab_size), dtype=torch.bool)
+    stopping[[i for i in stops if i < len(stopping)]] = True
+    stopping = stopping.to(network.device)
+    found: list[list[int]] = [[] for _ in prompts]
+    with torch.inference_mode():
+        for batch in batches([len(p) + most for p in prompts], _TOKENS, _ROWS):
+            written = _written(network, [prompts[i] for i in batch], stopping, most)
+            ends = stopping.cpu()[written]
+            for i, row, ended in zip(batch, written.tolist(), ends, strict=True):
+                count = int(ended.int().argmax()) + 1 if bool(ended.any()) else len(row)
+                found[i] = row[:count]
+            tick(len(batch))
+    return found
+
+
+def _written(
+    network: Network, prompts: Sequence[Row], stopping: Bool[Tensor, "vocabulary"], most: int
+) -> Int[Tensor, "prompts tokens"]:
+    """What a batch goes on with, at least until each has stopped."""
+    ids = padded(prompts, 0, left=True).to(network.device)
+    mask = padded([[1] * len(p) for p in prompts], 0, left=True).to(network.device)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    even = len({len(p) for p in prompts}) == 1
+    stopped = torch.zeros(len(prompts), dtype=torch.bool, device=network.device)
+    finite = stopped.logical_not()
+    cache, out = None, []
+    for step in range(most):
+        given = {} if even else {"attention_mask": mask}
+        done = network.module(
+            input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, **given
+        )
+        cache = done.past_key_values
+        height, ids = done.logits[:, -1].max(-1, keepdim=True)
+        finite &= height[:, 0].isfinite()
+        out.append(ids)
+        stopped |= stopping[ids[:, 0]]
+        looked = network.device.type == "cpu" or step % _LOOK == _LOOK - 1
+        if looked and bool(stopped.all()):
+            break
+        places = places[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+    if not bool(finite.all()):
+        raise NonFiniteError(f"'{network.folder}' gives NaN or infinity in place of logits.")
+    return torch.cat(out, 1).cpu()
