@@ -11,26 +11,25 @@ from pathlib import Path
 from cermet.core.errors import DiskError
 from cermet.proving.table import Row, Table
 
-__all__ = ["COLUMNS", "cells", "caption", "markdown", "write_tables"]
-
-_UNITS: Mapping[str, str] = {"bits_per_character": "bits", "exact_match": "exact"}
+__all__ = ["COLUMNS", "caption", "cells", "columns", "markdown", "size", "write_tables"]
 
 
-def size(count: int) -> str:
-    """Bytes with three digits: 5.96 MB."""
+def size(count: float) -> str:
+    """Bytes in three digits: 768 B, 5.96 MB."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
+        if value < 999.5:
             break
         value, unit = value / 1000, larger
-    return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
+    return f"{value:.3g} {unit}"
 
 
 def _chosen(row: Row) -> str:
     if row.knob is None:
         return ""
     values = [f"{value:g}" for value in row.chosen]
-    return f"{row.knob} {values[0] if len(set(values)) == 1 else '/'.join(values)}"
+    told = values[0] if len(set(values)) == 1 else "/".join(values)
+    return f"{row.knob} {told}{'*' if row.at_end else ''}"
 
 
 def _value(row: Row, value: float | None) -> str:
@@ -73,10 +72,11 @@ def caption(table: Table) -> str:
         if seeds > 1
         else "of the examples"
     )
+    ends = " * an end of the grid." if any(row.at_end for row in table.rows) else ""
     return (
         f"Pool {table.pool}, {table.experts} experts, {seeds} seed{'s' if seeds > 1 else ''}. "
         f"Measured on test in {metrics}, as a share of each task's own expert; the interval is "
-        f"{over}. Coefficients were chosen on validation, of {table.points} points a method."
+        f"{over}. Coefficients were chosen on validation, of {table.points} points a method.{ends}"
     )
 
 
@@ -101,8 +101,9 @@ def _csv(table: Table) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     tasks = list(dict.fromkeys(name for row in table.rows for name in row.tasks))
     own = list(dict.fromkeys(name for row in table.rows for name in row.shares))
-    plain = ["name", "kind", "experts", "knob", "mean", "normalised", "low", "high", "over",
-             "worst", "out_of_domain", "flips", "seconds", "peak_bytes", "bytes"]  # fmt: skip
+    plain = ["name", "kind", "experts", "knob", "at_end", "mean", "normalised", "low", "high",
+             "over", "worst", "out_of_domain", "flips", "seconds", "peak_bytes",
+             "bytes"]  # fmt: skip
     writer.writerow([
         *plain, "seeds", "chosen", *(f"value:{t}" for t in tasks), *(f"share:{t}" for t in own),
     ])  # fmt: skip

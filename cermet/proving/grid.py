@@ -9,7 +9,7 @@ the method without effect. A method with nothing to choose has one point.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cermet.core.registry import Method, call
@@ -30,7 +30,11 @@ class Grid:
     knob: str | None
     points: tuple[Mapping[str, Any], ...]
     scales: bool = False
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> list[float]:
+        """Those of the knob."""
+        return [] if self.knob is None else [point[self.knob] for point in self.points]
 
 
 _SUMS = frozenset({
@@ -71,6 +75,9 @@ FIXED: Mapping[str, Mapping[str, Any]] = {
 """Densities of the papers (90 % dropped by DARE, 70 % by DELLA, 80 % by TIES), where the default is
 1, at which these methods are task arithmetic or a plain election; of mergekit for breadcrumbs."""
 
+_GIVEN: Mapping[str, float] = {"weight": 1.0, "density": 0.5}
+"""Values of parameters that have no default, where a method needs them and has no other."""
+
 CODECS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "compeft": ({"density": 0.05}, {"density": 0.2}),
     "dare_sparse": ({"density": 0.1},),
@@ -98,14 +105,15 @@ def grid_of(method: Method, experts: int, count: int) -> Grid:
     count: how many points there are, the same for every method that has a knob.
     """
     fixed = dict(FIXED.get(method.name, {}))
-    required = {p.name: 1.0 for p in method.parameters.values() if p.required and p.per_model}
-    fixed = {**{n: v for n, v in required.items() if n == "weight"}, **fixed}
+    for name, value in _GIVEN.items():
+        if name in method.parameters and method.parameters[name].required:
+            fixed.setdefault(name, value)
     found = _knob(method, experts)
     if found is None:
-        return Grid(None, (fixed,), fixed=fixed)
+        return Grid(None, (fixed,))
     knob, low, high, spacing = found
     points = tuple({**fixed, knob: value} for value in spaced(low, high, count, spacing))
-    return Grid(knob, points, _scales(method, knob), fixed)
+    return Grid(knob, points, _scales(method, knob))
 
 
 def _knob(method: Method, experts: int) -> tuple[str, float, float, Spacing] | None:

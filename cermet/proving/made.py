@@ -121,8 +121,12 @@ class Maker:
         shutil.rmtree(self.work / f"unit-{candidate.name}", ignore_errors=True)
 
     def outcomes(self, model: Path, split: Split, own: str | None = None) -> Mapping[str, Outcomes]:
-        """What a model can do, on all tasks, or on those of one expert."""
+        """What a model can do on the tasks of one expert, or on all; to choose a coefficient, on
+        all that have an expert.
+        """
         tasks = self.subject.tasks if own is None else self.subject.own(own)
+        if split == "validation":
+            tasks = [task for task in tasks if task.expert is not None]
         return {t.name: self.evaluator.outcomes(model, t.name, split, self.limit) for t in tasks}
 
     def kept_apart(self, models: Mapping[str, Model], split: Split) -> Mapping[str, Outcomes]:

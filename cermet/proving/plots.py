@@ -30,13 +30,18 @@ _NAMES: Mapping[str, str] = {
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKS = "o^Dvs*X"
 _GREY = "#777777"
+_GAIN = 1e-3
+_Box = tuple[float, float, float, float]  # left, right, bottom, top, in pixels
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
-    """Rows that no other beats in bytes and quality, from the smallest to the best."""
+    """Rows that no other beats in bytes and quality, from the smallest to the best.
+
+    What is better by less than a thousandth of the experts is not better.
+    """
     found = list[Row]()
     for row in sorted(rows, key=lambda row: (row.bytes, -row.normalised, row.name)):
-        if not found or row.normalised > found[-1].normalised:
+        if not found or row.normalised >= found[-1].normalised + _GAIN:
             found.append(row)
     return found
 
@@ -55,7 +60,9 @@ def draw(found: Sequence[Table], folder: Path) -> list[Path]:
     written = _saved(_against_bytes(Figure(figsize=(9, 6)), found[0]), folder / "bytes")
     lines = across(found)
     if lines:
-        written += _saved(_against_experts(Figure(figsize=(8, 5.5)), lines), folder / "experts")
+        written += _saved(
+            _against_experts(Figure(figsize=(8, 5.5)), found[0], lines), folder / "experts"
+        )
     return written
 
 
@@ -91,10 +98,13 @@ def _against_bytes(figure: Any, table: Table) -> Any:
     axes.axhline(100, color=_GREY, linewidth=0.6, linestyle=":")
     axes.set_xscale("log")
     _ticks(axes, rows)
-    _plain(axes, table, "bytes of all that is needed to run it (logarithmic)")
+    about = f"{table.experts} experts, {len(table.seeds)} seed{'s' if len(table.seeds) > 1 else ''}"
+    _plain(axes, table, "bytes of all that is needed to run it (logarithmic)", about)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     figure.tight_layout()
-    _labels(figure, axes, [(r.name, r.bytes, 100 * r.normalised) for r in _named(rows, best)])
+    points = [(row.bytes, 100 * row.normalised) for row in rows]
+    named = [(row.name, row.bytes, 100 * row.normalised) for row in _named(rows, best)]
+    _labels(figure, axes, named, points)
     return figure
 
 
@@ -120,32 +130,42 @@ def _ticks(axes: Any, rows: Sequence[Row]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _plain(axes: Any, table: Table, below: str) -> None:
+def _plain(axes: Any, table: Table, below: str, about: str) -> None:
     metrics = " and ".join(metric.replace("_", " ") for metric in table.metrics)
     axes.set_xlabel(below)
     axes.set_ylabel(f"{metrics}, % of the experts (mean over tasks)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.5, zorder=0)
-    seeds = f"{len(table.seeds)} seed{'s' if len(table.seeds) > 1 else ''}"
-    axes.set_title(f"{table.pool}: {table.experts} experts, {seeds}", fontsize=11, loc="left")
+    axes.set_title(f"{table.pool}: {about}", fontsize=11, loc="left")
 
 
-def _labels(figure: Any, axes: Any, named: Sequence[tuple[str, float, float]]) -> None:
-    """Write names beside their points, moved up or down until none covers another."""
+def _labels(
+    figure: Any,
+    axes: Any,
+    named: Sequence[tuple[str, float, float]],
+    points: Sequence[tuple[float, float]],
+) -> None:
+    """Write names beside their points, moved up or down until none covers another or a point."""
+    from matplotlib.patheffects import withStroke
+
     figure.canvas.draw()
-    room, taken = figure.dpi / 72 * 9, list[tuple[float, float, float, float]]()
+    room, half = figure.dpi / 72 * 9, figure.dpi / 72 * 3.5
+    taken = list[_Box]()
+    for place in axes.transData.transform(list(points)) if points else ():
+        taken.append((place[0] - half, place[0] + half, place[1] - half, place[1] + half))
     left, right = axes.bbox.x0, axes.bbox.x1
     for name, x, y in sorted(named, key=lambda one: -one[2]):
         at_x, at_y = axes.transData.transform((x, y))
         width = 0.56 * room * len(name)
         to_left = at_x + width + room > right and at_x - width - room > left
         begin = at_x - width - 0.7 * room if to_left else at_x + 0.7 * room
-        place = _free(begin, at_y, width, room, taken, (axes.bbox.y0, axes.bbox.y1))
-        taken.append((begin, begin + width, place, place + room))
-        moved = abs(place - at_y) > room
+        middle = _free(begin, at_y, width, room, taken, (axes.bbox.y0, axes.bbox.y1))
+        taken.append((begin, begin + width, middle - room / 2, middle + room / 2))
+        moved = abs(middle - at_y) > room
         axes.annotate(
-            name, (x, y), xytext=axes.transData.inverted().transform((begin, place)),
+            name, (x, y), xytext=axes.transData.inverted().transform((begin, middle)),
             fontsize=7.5, va="center", ha="left", zorder=4,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
             arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.4} if moved else None,
         )  # fmt: skip
 
@@ -155,21 +175,21 @@ def _free(
     wanted: float,
     width: float,
     height: float,
-    taken: Sequence[tuple[float, float, float, float]],
+    taken: Sequence[_Box],
     inside: tuple[float, float],
 ) -> float:
-    """The height nearest to the one wanted at which a label covers none that stands."""
+    """The middle nearest to the one wanted at which a label covers nothing that stands."""
     beside = [t for t in taken if begin < t[1] and t[0] < begin + width]
     for step in range(400):
         place = wanted + height / 4 * (step // 2 + step % 2) * (-1 if step % 2 else 1)
         if not inside[0] <= place <= inside[1]:
             continue
-        if all(place + height <= t[2] or t[3] <= place for t in beside):
+        if all(place + height / 2 <= t[2] or t[3] <= place - height / 2 for t in beside):
             return place
     return wanted
 
 
-def _against_experts(figure: Any, lines: Mapping[str, Sequence[Row]]) -> Any:
+def _against_experts(figure: Any, table: Table, lines: Mapping[str, Sequence[Row]]) -> Any:
     axes = figure.add_subplot()
     most = max(len(rows) for rows in lines.values())
     kept = {name: rows for name, rows in lines.items() if len(rows) == most}
@@ -188,12 +208,9 @@ def _against_experts(figure: Any, lines: Mapping[str, Sequence[Row]]) -> Any:
         )  # fmt: skip
     first = next(iter(kept.values()))
     axes.set_xticks([row.experts for row in first])
-    axes.set_xlabel("number of experts")
-    axes.set_ylabel("% of the experts (mean over their tasks)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.5, zorder=0)
+    _plain(axes, table, f"the first experts of {table.pool}", "quality against their number")
     axes.set_xlim(right=first[-1].experts + 0.28 * (first[-1].experts - first[0].experts))
     figure.tight_layout()
     ends = [(name, rows[-1].experts, 100 * rows[-1].normalised) for name, rows in ordered]
-    _labels(figure, axes, ends)
+    _labels(figure, axes, ends, [])
     return figure

@@ -19,6 +19,11 @@ FORMAT = 1
 """Version of a line; a key that changes its meaning raises it, a new key does not."""
 
 _ROW = ("experts", "seed", "kind", "name", "split")
+_CHOSEN = frozenset({"key", "pool", "pool_digest", *_ROW, "point"})
+_TOLD = frozenset({
+    "tasks", "knob", "grid", "mean", "normalised", "low", "high", "worst", "out_of_domain", "flips",
+    "seconds", "peak_bytes", "bytes",
+})  # fmt: skip
 _OURS = frozenset({RECORDS, "outcomes", "work", "table.csv", "table.md", "table.json"})
 
 
@@ -73,7 +78,7 @@ class Records:
         for number, text in enumerate(content[:whole].splitlines(), start=1):
             try:
                 line = json.loads(text)
-                known = line["format"] == FORMAT and isinstance(line["key"], str)
+                known = line["format"] == FORMAT and _complete(line)
             except (ValueError, KeyError, TypeError):
                 known = False
             if not known:
@@ -116,6 +121,12 @@ class Records:
     def latest(self) -> list[dict[str, Any]]:
         """The last record of every row and point, in the order in which they were measured."""
         return list({_row(line): line for line in self._lines}.values())
+
+
+def _complete(line: Mapping[str, Any]) -> bool:
+    """Whether a record holds what is read of it."""
+    told = line["split"] == "test" and "not_run" not in line
+    return line.keys() >= (_CHOSEN | _TOLD if told else _CHOSEN)
 
 
 def _row(line: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ class Row:
     ----------
     kind: reference, merge, assembly (its experts restored), codec or adapter.
     chosen: the coefficient that validation chose, one for each seed; empty where there is none.
+    at_end: whether one of these stands at an end of the grid, so that a wider one may be better.
     mean: over the tasks that have an expert, in their own metric; None where they have several.
     normalised: the mean share of the experts; low, high: its 95 % interval over `over`, seeds or
         examples. worst: the share in the task where it is least.
@@ -35,6 +36,7 @@ class Row:
     seeds: tuple[int, ...]
     knob: str | None
     chosen: tuple[float, ...]
+    at_end: bool
     mean: float | None
     normalised: float
     low: float
@@ -118,7 +120,7 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> Table:
         experts=int(lines[0]["experts"]),
         seeds=tuple(sorted({int(line["seed"]) for line in told})),
         metrics=tuple(sorted(set(own))),
-        points=max((int(x["points"]) for x in told), default=0),
+        points=max((len(x["grid"]) for x in told), default=0),
         rows=tuple(rows),
         not_run=tuple(sorted((_not_run(g) for g in missing if g), key=lambda n: n.name)),
     )
@@ -134,6 +136,7 @@ def _row(group: Sequence[Mapping[str, Any]]) -> Row:
     shares = [float(line["normalised"]) for line in ordered]
     low, high = seeds_interval(shares) if several else (first["low"], first["high"])
     knob = first["knob"]
+    chosen = () if knob is None else tuple(float(line["point"][knob]) for line in ordered)
     own = [name for name, task in first["tasks"].items() if "normalised" in task]
     return Row(
         name=str(first["name"]),
@@ -141,7 +144,12 @@ def _row(group: Sequence[Mapping[str, Any]]) -> Row:
         experts=int(first["experts"]),
         seeds=tuple(int(line["seed"]) for line in ordered),
         knob=knob,
-        chosen=() if knob is None else tuple(float(line["point"][knob]) for line in ordered),
+        chosen=chosen,
+        at_end=any(
+            line["point"][knob] in (line["grid"][0], line["grid"][-1])
+            for line in ordered
+            if len(line["grid"]) > 1
+        ),
         mean=_mean([line["mean"] for line in ordered]),
         normalised=math.fsum(shares) / len(shares),
         low=float(low),

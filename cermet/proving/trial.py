@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,11 @@ class Trial:
         if subject.multi_task is not None:
             whole.append(("multi-task", subject.multi_task))
         for name, model in whole:
-            folder = model.folder
-            self._reference(name, lambda at=folder: maker.outcomes(at, "test"), model.bytes)
+            self._reference(name, partial(maker.outcomes, model.folder, "test"), model.bytes)
         if subject.adapters:
             size = subject.base.bytes + sum(m.bytes for m in subject.adapters.values())
-            adapters = subject.adapters
-            self._reference("adapters kept apart", lambda: maker.kept_apart(adapters, "test"), size)
+            apart_from = partial(maker.kept_apart, subject.adapters, "test")
+            self._reference("adapters kept apart", apart_from, size)
 
     def _experts(self, split: Split) -> Mapping[str, Outcomes]:
         """The experts on their own tasks: as they were kept, or measured now."""
@@ -175,7 +175,7 @@ class Trial:
         recipe = self.maker.recipe(candidate, point)
         row = self._row(candidate.name, candidate.kind, "test")
         stands = {**self._stands(row), "recipe": self.maker.subject.digest_of(recipe)}
-        key = key_of({**stands, "points": len(candidate.grid.points)})
+        key = key_of({**stands, "grid": candidate.grid.values})
         found = self.records.find(key, row)
         if found is not None:
             return found
@@ -222,7 +222,7 @@ class Trial:
         return self.records.add({
             "key": key, **row, "point": dict(point), "recipe": dict(recipe), "tasks": tasks,
             "knob": candidate.grid.knob if candidate else None,
-            "points": len(candidate.grid.points) if candidate else 0,
+            "grid": candidate.grid.values if candidate else [],
             "random": candidate.random if candidate else False,
             "mean": _mean(t["value"] for t in own) if alike else None,
             "normalised": _mean(shares), "low": low, "high": high, "worst": min(shares),
