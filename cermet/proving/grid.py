@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cermet.core.registry import Method, call
+from cermet.core.registry import Method
 
 __all__ = ["CODECS", "FIXED", "Grid", "grid_of", "spaced"]
 
@@ -143,11 +143,5 @@ def _factor(method: Method) -> str | None:
 
 
 def _scales(method: Method, knob: str) -> bool:
-    """Whether one merge is to give all points: it costs whole matrices, and the knob is a factor.
-
-    Methods on elements are as quick as the scaling would be.
-    """
-    if knob != _factor(method) or method.restore is not None or method.on != "deltas":
-        return False
-    given = {p.argument: p.default for p in method.parameters.values() if not p.required}
-    return bool(call(method.grain, **given) not in ("element", "row"))
+    """Whether the knob is a factor of the merged delta, so that one merge gives all points."""
+    return knob == _factor(method) and method.restore is None and method.on == "deltas"

@@ -95,7 +95,7 @@ class Maker:
     def scaled(
         self, candidate: Candidate, point: Mapping[str, Any], split: Split
     ) -> Mapping[str, Outcomes]:
-        """Outcomes at a point of a method whose knob scales the merged delta.
+        """Outcomes at a point of a method whose knob is a factor of the merged delta.
 
         The method is merged once, at a factor of 1, in float32; every point is the base and so
         much of that delta.
