@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cermet.core.errors import (
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         Sum,
         method,
     )
+    from cermet.evaluation import Evaluation, evaluate
     from cermet.inspection import Comparison, Inspection, compare, inspect
     from cermet.maths.factors import Factors
     from cermet.soups import learned_soup, soup
@@ -49,6 +52,7 @@ __all__ = [
     "Compressed",
     "DataError",
     "DiskError",
+    "Evaluation",
     "ExtraError",
     "Factors",
     "FormatError",
@@ -73,6 +77,7 @@ __all__ = [
     "clean",
     "compare",
     "compress",
+    "evaluate",
     "inspect",
     "learned_soup",
     "merge",
@@ -95,6 +100,7 @@ _ROOMS = {
     },
     "cermet.assemblies": {"restore"},
     "cermet.compression": {"Compressed", "compress"},
+    "cermet.evaluation": {"Evaluation", "evaluate"},
     "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
     "cermet.maths.factors": {"Factors"},
     "cermet.soups": {"learned_soup", "soup"},
@@ -109,3 +115,14 @@ def __getattr__(name: str) -> Any:
         room = next((room for room, names in _ROOMS.items() if name in names), "cermet.api")
         return getattr(import_module(room), name)
     raise AttributeError(f"module 'cermet' has no attribute '{name}'")
+
+
+class _Face(ModuleType):
+    """A room that is imported does not hide the verb of its name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

@@ -16,6 +16,7 @@ from cermet.cli.codecs import codecs
 from cermet.cli.compare import compare
 from cermet.cli.compress import compress
 from cermet.cli.demo import demo
+from cermet.cli.evaluate import evaluate
 from cermet.cli.inspect import inspect
 from cermet.cli.merge import merge
 from cermet.cli.methods import methods
@@ -45,6 +46,7 @@ for verb in (
     restore,
     compress,
     soup,
+    evaluate,
     transplant,
     inspect,
     compare,

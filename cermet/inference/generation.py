@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +16,7 @@ from cermet.inference.tokens import Row, batches, padded
 
 __all__ = ["greedy"]
 
+_CACHES = ("cache", "past_key_values", "cache_params")  # its names in transformers
 _TOKENS = 8192  # of a batch: prompts and what is written after them
 _ROWS = 256
 _LOOK = 8  # steps between two looks at whether all rows have ended, where a look costs a wait
@@ -56,13 +59,19 @@ def _written(
     even = len({len(p) for p in prompts}) == 1
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=network.device)
     finite = stopped.logical_not()
-    cache, out = None, []
+    takes = inspect.signature(network.module.forward).parameters
+    kept = next((n for n in _CACHES if n in takes), _CACHES[0])
+    given: dict[str, Any] = {"use_cache": True}
+    if "logits_to_keep" in takes:
+        given["logits_to_keep"] = 1
+    out = []
     for step in range(most):
-        given = {} if even else {"attention_mask": mask}
-        done = network.module(
-            input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, **given
-        )
-        cache = done.past_key_values
+        if not even:
+            given["attention_mask"] = mask
+        if "position_ids" in takes:
+            given["position_ids"] = places
+        done = network.module(input_ids=ids, **given)
+        given[kept] = done[kept]
         height, ids = done.logits[:, -1].max(-1, keepdim=True)
         finite &= height[:, 0].isfinite()
         out.append(ids)

@@ -104,6 +104,8 @@ class Network:
             n for n in names if self._place(n, own) is None and n not in report["unexpected_keys"]
         }
         self.module.requires_grad_(False).eval().to(self._device)
+        if self._kind == "causal":
+            self._check_causal()
 
     def _copied(self, checkpoint: Checkpoint) -> bool:
         """Whether every weight was found under the module's own names, and copied."""
@@ -141,6 +143,17 @@ class Network:
 
     def _unread(self, name: str) -> bool:
         return self._kind == "encoder" and name.startswith(_UNREAD)
+
+    def _check_causal(self) -> None:
+        """InputError where a token's logits depend on the token after it."""
+        with torch.inference_mode():
+            pairs = torch.tensor([[0, 0], [0, 1]], device=self._device)
+            one, other = self.module(input_ids=pairs, use_cache=False).logits[:, 0].float()
+        if bool((one - other).abs().max() > 1e-3 * (1 + one.abs().max())):
+            raise InputError(
+                f"'{self.folder}' ({type(self.module).__name__}) looks at the tokens to come, so "
+                "it is no causal language model."
+            )
 
     def _refuse(self, missing: set[str], unexpected: set[str], changed: set[str]) -> None:
         called = _CALLED[self._kind]
@@ -181,6 +194,11 @@ def _loaded(folder: Path, kind: Kind) -> tuple[Any, dict[str, Any]]:
                 ignore_mismatched_sizes=True,  # they are in the report
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if "Unrecognized configuration class" in str(error):
+            called = read_config(folder).get("model_type")
+            raise InputError(
+                f"'{folder}' ({called}) cannot be run as a {_CALLED[kind]}."
+            ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FormatError(f"'{folder}' cannot be loaded as a {_CALLED[kind]}: {reason}") from error
     return module, report

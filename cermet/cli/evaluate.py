@@ -1,0 +1,138 @@
+"""`cermet evaluate MODEL --pool POOL`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cermet.evaluate.report import Evaluation, TaskResult
+
+__all__ = ["evaluate"]
+
+
+class _Split(StrEnum):
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, hub name, base+adapter, archive, assembly, or a name of the pool's."
+        ),
+    ],
+    pool: Annotated[Path, typer.Option(help="pool.yaml, or the folder that holds it.")],
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="A task; can stand often; all by default.")
+    ] = None,
+    split: Annotated[_Split, typer.Option(help="Which examples.")] = _Split.TEST,
+    against: Annotated[
+        str | None, typer.Option(help="Another model, to count what is worse than with it.")
+    ] = None,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="Run each task's expert on it too.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take the first examples of each task.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of records and outcomes; known ones are found.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; all cores by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Measure a model on the tasks of a pool."""
+    from cermet import evaluation
+    from cermet.cli.progress import parts
+    from cermet.cli.records import json_of
+
+    with parts() as begin:
+        found = evaluation.evaluate(
+            model,
+            pool,
+            tasks=tasks,
+            split=split.value,
+            against=against,
+            experts=experts,
+            limit=limit,
+            out=out,
+            device=device,
+            threads=threads,
+            begin=begin,
+        )
+    if as_json:
+        typer.echo(json_of(found))
+        return
+    _print(found)
+    if out is not None:
+        kept = sum(not task.run for task in found.tasks)
+        typer.echo(f"{out}: {len(found.tasks)} tasks, {kept} of them found, not run.")
+
+
+def _print(found: Evaluation) -> None:
+    """One row a task, then what is said of all together."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ["task", "metric", "examples", "value", "95 % interval"]
+    if found.normalised is not None:
+        columns.append("of the expert")
+    if found.against is not None:
+        columns += ["worse", "agree"]
+    columns.append("a second")
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for task in found.tasks:
+        table.add_row(*_row(found, task))
+    Console().print(table)
+    for line in _summary(found):
+        typer.echo(line)
+
+
+def _row(found: Evaluation, task: TaskResult) -> list[str]:
+    shown = _number if task.metric == "bits_per_character" else _percent
+    row = [task.task, task.metric.replace("_", " "), f"{task.examples:,}", shown(task.value)]
+    row.append(f"{shown(task.low)} to {shown(task.high)}")
+    if found.normalised is not None:
+        row.append(_percent(task.normalised))
+    if found.against is not None:
+        row += [_percent(task.negative_flips), _percent(task.agreement)]
+    if task.tokens_per_second:
+        return [*row, f"{task.tokens_per_second:,.0f} tokens"]
+    return [*row, f"{task.examples_per_second:,.0f} examples"]
+
+
+def _summary(found: Evaluation) -> list[str]:
+    lines = []
+    if found.mean is not None and len(found.tasks) > 1:
+        bits = found.tasks[0].metric == "bits_per_character"
+        mean = _number(found.mean) if bits else _percent(found.mean)
+        lines.append(f"Mean over {len(found.tasks)} tasks: {mean}.")
+    if found.normalised is not None:
+        count = sum(task.normalised is not None for task in found.tasks)
+        lines.append(f"Of the expert, mean over {count}: {_percent(found.normalised)}.")
+    if found.forgetting is not None:
+        lines.append(
+            f"Of what '{found.against}' could do, '{found.model}' cannot: "
+            f"{_percent(found.forgetting)}."
+        )
+    peak = max(task.peak_bytes for task in found.tasks)
+    lines.append(f"Peak memory: {peak / 1e6:,.0f} MB.")
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
