@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+_METRICS = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "bits_per_character": "bits/char",
+}
+
 
 class _Split(StrEnum):
     VALIDATION = "validation"
@@ -90,7 +96,7 @@ def _print(found: Evaluation) -> None:
     columns.append("a second")
     table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right")
+        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
     for task in found.tasks:
         table.add_row(*_row(found, task))
     Console().print(table)
@@ -100,7 +106,7 @@ def _print(found: Evaluation) -> None:
 
 def _row(found: Evaluation, task: TaskResult) -> list[str]:
     shown = _number if task.metric == "bits_per_character" else _percent
-    row = [task.task, task.metric.replace("_", " "), f"{task.examples:,}", shown(task.value)]
+    row = [task.task, _METRICS[task.metric], f"{task.examples:,}", shown(task.value)]
     row.append(f"{shown(task.low)} to {shown(task.high)}")
     if found.normalised is not None:
         row.append(_percent(task.normalised))

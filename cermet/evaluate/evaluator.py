@@ -82,7 +82,8 @@ class Evaluator:
         with threads:
             network = self._network(model, WAYS[chosen.kind].run_as)
             asked = self._prepared(chosen, split, limit, network)
-            network.check_tokens(asked.highest)
+            if asked.tokenizer is not None:
+                network.check_tokens(asked.highest)
             return _measured(network, asked, tick)
 
     def examples(self, task: Task, split: Split) -> Any:

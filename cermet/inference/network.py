@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cermet.checkpoints.reader import Checkpoint, open_checkpoint, read_config
+from cermet.checkpoints.reader import open_checkpoint, read_config
 from cermet.core.errors import ExtraError, FormatError, InputError, MismatchError
 from cermet.inference.encoder import quiet
 
@@ -76,7 +76,10 @@ class Network:
 
     def check_tokens(self, highest: int) -> None:
         """InputError where the model has no embedding for the highest token of some texts."""
-        known = int(self.module.get_input_embeddings().weight.shape[0])
+        table = getattr(self.module.get_input_embeddings(), "weight", None)
+        if table is None:
+            raise InputError(f"'{self.folder}' ({type(self.module).__name__}) reads no texts.")
+        known = int(table.shape[0])
         if highest >= known:
             raise InputError(
                 f"The tokenizer of '{self.folder}' gives token {highest}, but the model knows "
@@ -85,7 +88,7 @@ class Network:
 
     def load(self, folder: Path) -> None:
         """Take the weights of another folder, and its architecture where that is another."""
-        if _config(folder) != self._stands or not self._copied(open_checkpoint(folder)):
+        if _config(folder) != self._stands or not self._copied(folder):
             self._begin(folder)
         self.folder = folder
 
@@ -107,8 +110,9 @@ class Network:
         if self._kind == "causal":
             self._check_causal()
 
-    def _copied(self, checkpoint: Checkpoint) -> bool:
+    def _copied(self, folder: Path) -> bool:
         """Whether every weight was found under the module's own names, and copied."""
+        checkpoint = open_checkpoint(folder)
         own: dict[str, Tensor] = self.module.state_dict()
         names = list(checkpoint.tensors)
         places = {

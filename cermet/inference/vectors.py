@@ -47,7 +47,7 @@ def label_logits(
 
 def image_vectors(
     network: Network, images: UInt8[Tensor, "images channels height width"], tick: Tick
-) -> Float[Tensor, "images width"]:
+) -> Float[Tensor, "images hidden"]:
     """The last hidden state of the first token, which ViT calls CLS, of each image.
 
     Pixels are brought from [0, 255] to [-1, 1]. Raises InputError where the encoder takes no such

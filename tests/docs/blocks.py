@@ -4,7 +4,7 @@
     python title=   written under that name; what stands under cermet/methods/ is registered
                     and its doctest run, and the tests of a test_*.py are run
     pycon           run as a doctest in the page's namespace
-    yaml            a recipe: written (as its title, if it has one) and planned
+    yaml            a recipe: written (as its title, if it has one) and planned; a pool.yaml is read
     console         each `$ ` line is run through the command line in this process; what it
                     prints must be what stands below it (`...` stands for anything, and
                     seconds, free space and losses may differ)
@@ -37,6 +37,7 @@ import pytest
 import cermet
 from cermet.cli.app import main
 from cermet.core.registry import find_method, load_plugin
+from cermet.recipes.pool import POOL, read_pool
 
 __all__ = ["UNRUN", "Block", "Page", "blocks_of"]
 
@@ -53,6 +54,8 @@ _CHANGING = (
     (re.compile(r"\d+\.\d{3} +\d+%( +\d\.\d{3})?"), "# #"),  # loss, right ones and share
     (re.compile(r"\d+\.\d{3} \(step"), "# (step"),
     (re.compile(r"(loss is|soup|model) \d+\.\d{3}"), r"\1 #"),
+    (re.compile(r" +[\d,]+ (tokens|examples)$", re.MULTILINE), r" # \1"),  # of a second
+    (re.compile(r"memory: [\d,]+ MB"), "memory: # MB"),
     (re.compile(r"( +0\.\d{3})+$", re.MULTILINE), " #"),  # the shares of a layer
 )
 _OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -156,6 +159,9 @@ class Page:
     def _yaml(self, block: Block) -> None:
         path = Path(block.title or "recipe.yaml")
         path.write_text(block.text, "utf-8")
+        if path.name == POOL:
+            read_pool(path)
+            return
         if block.refused is None:
             cermet.plan(path)
             return
