@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cermet.api import Merged, clean, merge, merge_adapters, merge_tensors, open, plan, verify
     from cermet.assemblies import restore
     from cermet.compression import Compressed, compress
+    from cermet.continuation import continue_merge
     from cermet.core.registry import (
         Bits,
         Gram,
@@ -73,6 +74,7 @@ __all__ = [
     "clean",
     "compare",
     "compress",
+    "continue_merge",
     "inspect",
     "learned_soup",
     "merge",
@@ -95,6 +97,7 @@ _ROOMS = {
     },
     "cermet.assemblies": {"restore"},
     "cermet.compression": {"Compressed", "compress"},
+    "cermet.continuation": {"continue_merge"},
     "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
     "cermet.maths.factors": {"Factors"},
     "cermet.soups": {"learned_soup", "soup"},
