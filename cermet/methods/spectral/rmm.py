@@ -90,8 +90,8 @@ def rmm(
                 the singular values that are left out, the least that p directions can have
     When        the task of an input is known, and the experts are alike enough that a few models
                 hold them all: the merged model is their plain mean
-    Example     >>> merge("rmm", [0.0, 0.0], [[1, 2], [3, 0], [2, 4]], directions=2, task=1)
-                [3.0, 0.0]
+    Example     >>> merge("rmm", [0.0, 0.0], [[1, 2], [3, 1], [2, 4]], directions=2, task=1)
+                [3.0, 1.0]
     Departures  The paper takes the rows of A and the columns of B of LoRA adapters, where another
                 choice of the factors, with the same products, gives another result; here they are
                 rows of whole deltas, and adapters are given as base+adapter. Whether it subtracts
