@@ -1,4 +1,4 @@
-"""`python -m bench`: Cermet against mergekit 0.1.5 and against the floor."""
+"""`python -m bench`: Cermet against mergekit 0.1.5 and the floor; `spectral`: matrices alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bench.readme import rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
 from bench.scaling import Scaling, default_threads, measure_scaling
+from bench.spectral import main as spectral
 from bench.speed import Speed, measure_speed
 from bench.table import tables
 from parity.peer import ROOT
@@ -88,7 +89,10 @@ def _scaling(given: argparse.Namespace, folder: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; 1 where something failed or differs."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["spectral"]:  # it has options of its own
+        return spectral(words[1:])
+    given = _parser().parse_args(words)
     if given.what == "table":
         print(tables(given.records), end="")
         return 0

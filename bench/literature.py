@@ -22,7 +22,7 @@ __all__ = ["CLAIMS", "Claim", "Finding", "literature", "verdict"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim on one pool: what was compared, the differences by task as shares of the experts."""
+    """One claim on one pool: what was compared, and the differences in shares by task."""
 
     pool: str
     compared: str

@@ -97,7 +97,17 @@ def results(folder: Path, name: str) -> str:
 
 
 def _rows(rows: Sequence[Row]) -> str:
-    head = ["method", "kind", "chosen", "of the experts", "95 %", "worst task", "flips", "s", "size"]
+    head = [
+        "method",
+        "kind",
+        "chosen",
+        "of the experts",
+        "95 %",
+        "worst task",
+        "flips",
+        "s",
+        "size",
+    ]
     return markdown(head, [_cells(row) for row in rows])
 
 
