@@ -75,9 +75,7 @@ def _digits(seed: int, sizes: Sizes) -> Mapping[Split, Images]:
     every = _handwritten()
     order = np.random.default_rng([seed, 0]).permutation(len(every))
     ends = np.cumsum([0, sizes.test, sizes.validation, sizes.train])
-    test, validation, train = (
-        every.rows(order[start:end]) for start, end in pairwise(ends)
-    )
+    test, validation, train = (every.rows(order[start:end]) for start, end in pairwise(ends))
     return {"test": test, "validation": validation, "train": train}
 
 

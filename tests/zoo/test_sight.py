@@ -52,9 +52,7 @@ def _bytes(root: Path) -> dict[str, bytes]:
     return {str(f.relative_to(root)): f.read_bytes() for f in files}
 
 
-def test_two_builds_give_the_same_bytes_and_another_seed_others(
-    pool: Path, tmp_path: Path
-) -> None:
+def test_two_builds_give_the_same_bytes_and_another_seed_others(pool: Path, tmp_path: Path) -> None:
     _built(tmp_path / "again")
     _built(tmp_path / "other", 1)
     first, again, other = (_bytes(p) for p in (pool, tmp_path / "again", tmp_path / "other"))
