@@ -85,7 +85,8 @@ def polygon(plane: Plane, corners: int) -> Field:
     """A regular polygon whose corners lie on the unit circle, one of them to the right."""
     turn = np.float32(np.pi / corners)
     angle = np.arctan2(plane.y, plane.x) % (2 * turn) - turn
-    return np.hypot(plane.x, plane.y) * np.cos(angle) - np.cos(turn)
+    found: Field = np.hypot(plane.x, plane.y) * np.cos(angle) - np.cos(turn)
+    return found
 
 
 def star(plane: Plane, points: int, inner: float) -> Field:
@@ -95,7 +96,9 @@ def star(plane: Plane, points: int, inner: float) -> Field:
     radius = np.hypot(plane.x, plane.y)
     across, along = inner * np.sin(turn), 1 - inner * np.cos(turn)
     length = np.hypot(across, along)
-    return ((radius * np.cos(angle) - 1) * across + radius * np.sin(angle) * along) / length
+    reach = (radius * np.cos(angle) - 1) * across + radius * np.sin(angle) * along
+    found: Field = reach / length
+    return found
 
 
 def segment(
@@ -106,7 +109,8 @@ def segment(
     dx, dy = bx - ax, by - ay
     share = ((plane.x - ax) * dx + (plane.y - ay) * dy) / np.maximum(dx * dx + dy * dy, 1e-6)
     share = np.clip(share, 0, 1)
-    return np.hypot(plane.x - ax - share * dx, plane.y - ay - share * dy)
+    found: Field = np.hypot(plane.x - ax - share * dx, plane.y - ay - share * dy)
+    return found
 
 
 def polyline(plane: Plane, points: Float[np.ndarray, "n points 2"]) -> Field:
@@ -126,7 +130,9 @@ def outline(field: Field, width: Numbers) -> Field:
 
 def ink(field: Field, scale: Numbers | float = 1.0) -> Field:
     """The share of each pixel that a figure covers; `scale` is that of the figure's plane."""
-    return np.clip(0.5 - field * _spread(scale) / np.float32(PIXEL), 0, 1).astype(np.float32)
+    share = 0.5 - field * _spread(scale) / np.float32(PIXEL)
+    covered: Field = np.clip(share, 0, 1).astype(np.float32)
+    return covered
 
 
 def by_label(
@@ -147,7 +153,8 @@ def finish(random: np.random.Generator, covered: Field) -> UInt8[np.ndarray, "n 
     grey = dark[:, None, None] + (light - dark)[:, None, None] * covered
     grain = random.standard_normal(covered.shape, np.float32)
     grey += within(random, 0.01, 0.04, n)[:, None, None] * grain
-    return np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)[:, None]
+    pixels: UInt8[np.ndarray, "n size size"] = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    return pixels[:, None]
 
 
 def _spread(value: Numbers | float) -> Float[np.ndarray, "..."]:

@@ -93,7 +93,8 @@ def _counts(random: Random, labels: Labels) -> Field:
 def _brick(p: Plane) -> Field:
     row = np.floor(p.y)
     across = np.abs((p.x / 2 + row / 2) % 1 - 0.5) * 2
-    return np.minimum(0.5 - np.abs(p.y % 1 - 0.5), 1 - across) - 0.14
+    found: Field = np.minimum(0.5 - np.abs(p.y % 1 - 0.5), 1 - across) - 0.14
+    return found
 
 
 def _lattice(p: Plane) -> Field:
@@ -136,7 +137,8 @@ def _blotches(random: Random) -> Callable[[Plane], Field]:
 def _arrow(p: Plane) -> Field:
     shaft = segment(p, (-0.9, 0), (0.9, 0))
     wings = [segment(p, (0.9, 0), (0.2, side)) for side in (-0.6, 0.6)]
-    return np.minimum(shaft, np.minimum(*wings)) - 0.14
+    found: Field = np.minimum(shaft, np.minimum(*wings)) - 0.14
+    return found
 
 
 _MARKERS: Mapping[str, Callable[[Plane], Field]] = {
@@ -182,7 +184,8 @@ def _relations(random: Random, labels: Labels) -> Field:
         field = figure(place(at_x, at_y, turned, size))
         lines = outline(field, width / size)
         covered.append(ink(np.where(hollow[:, None, None], lines, field), size))
-    return np.maximum(*covered)
+    found: Field = np.maximum(*covered)
+    return found
 
 
 _GLYPHS = (

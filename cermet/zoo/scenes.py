@@ -43,12 +43,13 @@ def scenes(
 def _coarse(covered: Field) -> Told:
     """Where the ink is: its share in each of six by six places, from -1 to 1."""
     n, size, _ = covered.shape
-    places = covered.reshape(n, 6, size // 6, 6, size // 6).mean(axis=(2, 4))
+    places: Told = covered.reshape(n, 6, size // 6, 6, size // 6).mean(axis=(2, 4))
     return 2 * places.reshape(n, 36) - 1
 
 
 def _one_hot(values: np.ndarray, count: int) -> Told:
-    return np.eye(count, dtype=np.float32)[values]
+    found: Told = np.eye(count, dtype=np.float32)[values]
+    return found
 
 
 def _blob(random: Random, n: int) -> tuple[Field, Told]:

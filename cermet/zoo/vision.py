@@ -159,17 +159,17 @@ def pretrain(
     pixels, told = scenes(random, count)
     told -= told.mean(axis=0)
     told /= np.maximum(told.std(axis=0), 1e-3)
-    layer = torch.nn.utils.skip_init(torch.nn.Linear, encoder.config.hidden_size, told.shape[1])
-    with torch.no_grad():
-        for weight in layer.parameters():
-            weight.zero_()
+    numbers, width = told.shape[1], encoder.config.hidden_size
+    layer = Head(
+        torch.zeros(numbers, width, requires_grad=True), torch.zeros(numbers, requires_grad=True)
+    )
     wanted = torch.from_numpy(told)
 
     def loss(rows: Int[np.ndarray, "rows"]) -> Float[Tensor, ""]:
         said = layer(_pooled(encoder, pixels[rows]))
         return torch.nn.functional.mse_loss(said, wanted[rows])
 
-    learning = [*encoder.parameters(), *layer.parameters()]
+    learning = [*encoder.parameters(), layer.weight, layer.bias]
     _descend(learning, _shuffled(random, count, tuning), loss, tuning, tick)
 
 
@@ -188,7 +188,9 @@ def tune(
         found = _pooled(encoder, np.concatenate([images.pixels for images in chosen]))
         losses = [
             torch.nn.functional.cross_entropy(head(part), torch.from_numpy(images.labels))
-            for images, (_, head), part in zip(chosen, tasks, found.split(len(rows)), strict=True)
+            for images, (_, head), part in zip(
+                chosen, tasks, torch.split(found, len(rows)), strict=True
+            )
         ]
         return torch.stack(losses).mean()
 
