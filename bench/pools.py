@@ -75,7 +75,8 @@ def intents(folder: Path, most: int = 12) -> str:
         or (row.kind == "merge" and row.name in wanted)
         or row in rest
     ]
-    return f"{caption(table)}\n\n{_rows(told)}\nAll {len(table.rows)} rows: [Results](docs/results.md).\n"
+    more = f"All {len(table.rows)} rows: [Results](docs/results.md)."
+    return f"{caption(table)}\n\n{_rows(told)}\n{more}\n"
 
 
 def results(folder: Path, name: str) -> str:

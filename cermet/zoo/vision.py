@@ -19,11 +19,11 @@ from torch import Tensor
 
 from cermet.core.errors import ExtraError
 from cermet.inference.encoder import quiet
+from cermet.inference.threads import with_threads
 from cermet.zoo.drawing import SIZE
 from cermet.zoo.images import Images
 from cermet.zoo.scenes import scenes
 from cermet.zoo.steps import Tick
-from cermet.zoo.train import fixed_threads
 
 __all__ = [
     "THREADS",
@@ -128,7 +128,7 @@ def _pooled(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Ten
 def features(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:
     """What a head sees of each image."""
     encoder.eval()
-    with fixed_threads(THREADS), torch.inference_mode():
+    with with_threads(THREADS), torch.inference_mode():
         parts = [_pooled(encoder, pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH)]
         return torch.cat(parts)
 
@@ -221,7 +221,7 @@ def _descend(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
     )
-    with fixed_threads(THREADS):
+    with with_threads(THREADS):
         for step, rows in enumerate(batches, start=1):
             loss(rows).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
