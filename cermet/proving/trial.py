@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cermet import __version__
 from cermet.core.errors import (
     CermetError,
     DataError,
@@ -18,6 +17,7 @@ from cermet.core.errors import (
     MismatchError,
     OutputError,
 )
+from cermet.engine.record import versions
 from cermet.evaluate.outcomes import Outcomes
 from cermet.evaluate.outcomes import key_of as outcomes_key
 from cermet.evaluate.statistics import interval, negative_flips, normalised
@@ -196,7 +196,7 @@ class Trial:
         subject = self.maker.subject
         more = None if subject.multi_task is None else subject.multi_task.digest
         return {
-            **row, "limit": self.maker.limit, "version": __version__, "multi_task": more,
+            **row, "limit": self.maker.limit, "version": versions()["cermet"], "multi_task": more,
             "adapters": [m.digest for m in subject.adapters.values()],
         }  # fmt: skip
 
