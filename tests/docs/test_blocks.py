@@ -29,9 +29,7 @@ LISTED = {
         "python3 -m venv .venv",
     ],
     "CONTRIBUTING.md": ["make install    # .venv with everything that the tests need"],
-    "docs/bench.md": [
-        "cermet bench voices             # a pool of the zoo, built where it is missing"
-    ],
+    "docs/bench.md": ["cermet bench voices             # a pool of the zoo"],
     "docs/benchmarks.md": ["make bench                                      # everything"],
     "docs/install.md": [
         "python3 -m venv .venv",
