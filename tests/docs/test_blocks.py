@@ -41,6 +41,7 @@ LISTED = {
     "docs/zoo.md": [
         "cermet zoo build voices                               # in the cache",
         "cermet_pool: 1",
+        "cermet zoo build intents --data data                   # base, experts, multi-task model",
     ],
 }
 
