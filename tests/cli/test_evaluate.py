@@ -17,6 +17,7 @@ from cermet.evaluate.outcomes import Outcomes
 from tests.cli.commands import Cermet
 from tests.evaluate import models
 
+_TOKENIZER = ["tokenizer.json", "tokenizer_config.json"]
 _KINDS = {"bits": "likelihood", "write": "generate", "pick": "choose"}
 
 
@@ -111,7 +112,6 @@ def test_an_assembly_does_each_task_with_its_expert(root: Path, cermet: Cermet) 
     recipe = {
         "merge_method": "tall_mask", "base_model": str(root / "base"),
         "models": [{"model": str(root / n)} for n in ("expert", "merged")],
-        "parameters": {"weight": 1.0},
     }  # fmt: skip
     package.merge(recipe, root / "kept")
     package.restore(root / "kept", root / "restored", task="expert")
@@ -129,14 +129,14 @@ def test_an_assembly_does_each_task_with_its_expert(root: Path, cermet: Cermet) 
         (["$/merged", "--against", "$/gone"], 2, "There is no folder"),
         (["$/bare"], 2, "holds no tokenizer"),
         (["$/merged", "--device", "abacus"], 2, "abacus"),
-        (["$/merged", "--device", "cuda:99"], 4, "cuda:99"),
+        (["$/merged", "--device", "cuda:99"], 4, "CUDA"),
         (["$/merged/model.safetensors"], 2, "is a file"),
     ],
 )
 def test_what_is_refused(
     arguments: list[str], code: int, says: str, root: Path, cermet: Cermet
 ) -> None:
-    shutil.copytree(root / "merged", root / "bare", ignore=lambda *_: ["tokenizer.json"])
+    shutil.copytree(root / "merged", root / "bare", ignore=lambda *_: _TOKENIZER)
     given = [a.replace("$", str(root)) for a in arguments]
     done = cermet("evaluate", *given, "--pool", root, "--out", root / "out")
     assert done.code == code
