@@ -26,6 +26,7 @@ PAGES = sorted(
 LISTED = {
     "README.md": [
         "make demo   # installs into .venv, trains four experts, merges them, shows a table",
+        "cermet bench intents --data data          # trains the pool where it is missing",
         "python3 -m venv .venv",
     ],
     "CONTRIBUTING.md": ["make install    # .venv with everything that the tests need"],
