@@ -1,4 +1,4 @@
-"""`python -m bench`: Cermet against mergekit 0.1.5 and against the floor."""
+"""`python -m bench`: Cermet against mergekit 0.1.5 and the floor; `spectral`: matrices alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from bench.memory import Memory, measure_memory
 from bench.pool import SHAPES
-from bench.readme import rewrite
+from bench.pools import keep
+from bench.readme import PAGES, rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
 from bench.scaling import Scaling, default_threads, measure_scaling
+from bench.spectral import main as spectral
 from bench.speed import Speed, measure_speed
 from bench.table import tables
 from parity.peer import ROOT
@@ -28,8 +30,9 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="all",
-        choices=("all", "speed", "memory", "scaling", "table", "readme"),
-        help="what to measure (all: speed, memory, scaling) or to print; default all",
+        choices=("all", "speed", "memory", "scaling", "table", "readme", "keep"),
+        help="what to measure (all: speed, memory, scaling) or to print; default all; keep: take "
+        "over the records of `cermet bench`, from its --out given as --dir",
     )
     add = parser.add_argument
     add("--dir", type=Path, default=Path("~/.cache/cermet/bench"), help="pools and outputs")
@@ -88,12 +91,23 @@ def _scaling(given: argparse.Namespace, folder: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; 1 where something failed or differs."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["spectral"]:  # it has options of its own
+        return spectral(words[1:])
+    given = _parser().parse_args(words)
     if given.what == "table":
         print(tables(given.records), end="")
         return 0
     if given.what == "readme":
-        return rewrite(given.readme, given.records, check=given.check)
+        wrong = rewrite(given.readme, given.records, check=given.check)
+        for page, parts in PAGES.items():
+            file = given.readme.parent / page
+            if file.is_file():
+                wrong |= rewrite(file, given.records, check=given.check, parts=parts)
+        return wrong
+    if given.what == "keep":
+        print(f"'{keep(given.dir, given.records)}' written; next: `python -m bench readme`.")
+        return 0
     folder = given.dir.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     steps = {"speed": _speed, "memory": _memory, "scaling": _scaling}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from cermet.core.codec import Codec
 from cermet.core.registry import Method, all_factor_methods, all_methods, all_transforms
 from cermet.engine.describe import blocks_of, models_of, needs_of
 
@@ -50,6 +51,6 @@ def adapters(pages: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def source_of(method: Method) -> str:
-    """Where a method was published, with links to arXiv."""
+def source_of(method: Method | Codec) -> str:
+    """Where a method or a codec was published, with links to arXiv."""
     return _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", method.source)

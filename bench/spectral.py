@@ -1,8 +1,10 @@
 """Methods on one matrix beside the authors' form of them, written with torch alone, in one run.
 
-`python -m bench.spectral [METHODS]` prints for each matrix, spectrum and method the median seconds
+`python -m bench spectral [METHODS]` prints for each matrix, spectrum and method the median seconds
 of both on one thread, their ratio, and the relative error of both against the authors' form in
-float64. The spectrum is a power law with a stated exponent, or flat (independent numbers).
+float64; of methods without such a form here, our seconds. With `--records` it keeps them, and
+`python docs/generate.py` shows them. The spectrum is a power law with a stated exponent, or flat
+(independent numbers).
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.records import RECORDS, Record, append, context
 from cermet import merge_tensors
+from cermet.core.registry import all_methods, find_method
 
 __all__ = ["AUTHORS", "main", "matrices"]
 
@@ -110,9 +116,17 @@ AUTHORS: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {
 """Methods as their authors write them."""
 
 
+def _measured() -> list[str]:
+    """The methods of the spectral shelf."""
+    shelf = "cermet.methods.spectral."
+    return [n for n, m in all_methods().items() if m.function.__module__.startswith(shelf)]
+
+
 def _ours(method: str, models: Sequence[Tensor]) -> Tensor:
-    found = merge_tensors(method, {"w": torch.zeros_like(models[0])}, [{"w": m} for m in models])
-    return found["w"]
+    found = find_method(method)
+    base = None if found.base == "none" else {"w": torch.zeros_like(models[0])}
+    needs = {n.name: [{"w": m.t() @ m} for m in models] for n in found.needs}
+    return merge_tensors(method, base, [{"w": m} for m in models], needs=needs)["w"]
 
 
 def _median(work: Callable[[], Any], repeats: int) -> float:
@@ -124,31 +138,53 @@ def _median(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def _line(method: str, models: Sequence[Tensor], repeats: int, *, reference: bool) -> str:
-    theirs, ours = AUTHORS[method](models), _ours(method, models)
-    errors = ["-", "-"]
-    if reference:
-        exact = AUTHORS[method]([m.double() for m in models])
-        size = exact.norm()
-        errors = [f"{float((x.double() - exact).norm() / size):.1e}" for x in (theirs, ours)]
-    slow = _median(lambda: AUTHORS[method](models), repeats)
-    fast = _median(lambda: _ours(method, models), repeats)
-    return f"{slow:9.2f} {fast:9.2f} {slow / fast:6.1f}   {errors[0]:>8} {errors[1]:>8}"
+def _record(
+    method: str, models: Sequence[Tensor], repeats: int, *, reference: bool
+) -> dict[str, Any]:
+    """Seconds of both on one thread, and their errors; None for what there is no form of."""
+    authors, ours = AUTHORS.get(method), _ours(method, models)
+    errors: list[float] | None = None
+    if authors is not None and reference:
+        exact = authors([m.double() for m in models])
+        both = (authors(models), ours)
+        errors = [float((x.double() - exact).norm() / exact.norm()) for x in both]
+    return {
+        "kind": "spectral",
+        "method": method,
+        "experts": len(models),
+        "repeats": repeats,
+        "authors": None if authors is None else _median(lambda: authors(models), repeats),
+        "ours": _median(lambda: _ours(method, models), repeats),
+        "errors": errors,
+    }
+
+
+def _line(record: Record) -> str:
+    """A record as a line of the table."""
+    slow, fast, errors = record["authors"], record["ours"], record["errors"]
+    shown = ["-", "-"] if errors is None else [f"{x:.1e}" for x in errors]
+    theirs = "        -" if slow is None else f"{slow:9.2f}"
+    ratio = "     -" if slow is None else f"{slow / fast:6.1f}"
+    return f"{theirs} {fast:9.2f} {ratio}   {shown[0]:>8} {shown[1]:>8}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; it takes minutes at the default shapes."""
-    parser = argparse.ArgumentParser(prog="python -m bench.spectral", description=__doc__)
-    parser.add_argument("methods", nargs="*", help=f"of {', '.join(AUTHORS)}; all by default")
-    parser.add_argument("--shapes", default="2048x2048,5632x2048")
+    known = _measured()
+    parser = argparse.ArgumentParser(prog="python -m bench spectral", description=__doc__)
+    parser.add_argument("methods", nargs="*", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument("--shapes", default="1024x1024,2048x2048,5632x2048")
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--exponents", default="1,flat")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-reference", action="store_true", help="without the float64 errors")
+    parser.add_argument("--records", action="store_true", help="add to the records")
+    parser.add_argument("--folder", type=Path, default=RECORDS, help="of the records")
+    parser.add_argument("--date", default=datetime.now(UTC).date().isoformat())
     given = parser.parse_args(arguments)
-    wrong = [name for name in given.methods if name not in AUTHORS]
+    wrong = [name for name in given.methods if name not in known]
     if wrong:
-        parser.error(f"there is no form of '{wrong[0]}' here, only of {', '.join(AUTHORS)}")
+        parser.error(f"'{wrong[0]}' is none of {', '.join(known)}")
     torch.set_num_threads(1)
     print("shape      spectrum  method        authors      ours  ratio   errors of both")
     for shape in given.shapes.split(","):
@@ -156,9 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for word in given.exponents.split(","):
             exponent = None if word == "flat" else float(word)
             models = matrices(rows, columns, given.experts, exponent)
-            for method in given.methods or AUTHORS:
-                line = _line(method, models, given.repeats, reference=not given.no_reference)
-                print(f"{shape:<10} {word:<9} {method:<12} {line}", flush=True)
+            for method in given.methods or known:
+                found = _record(method, models, given.repeats, reference=not given.no_reference)
+                print(f"{shape:<10} {word:<9} {method:<12} {_line(found)}", flush=True)
+                if given.records:
+                    whole = {**found, "shape": shape, "spectrum": word, **context(given.date)}
+                    append(given.folder, whole)
     return 0
 
 

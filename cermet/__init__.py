@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cermet.api import Merged, clean, merge, merge_adapters, merge_tensors, open, plan, verify
     from cermet.assemblies import restore
     from cermet.compression import Compressed, compress
+    from cermet.continuation import continue_merge
     from cermet.core.registry import (
         Bits,
         Gram,
@@ -77,6 +78,7 @@ __all__ = [
     "clean",
     "compare",
     "compress",
+    "continue_merge",
     "evaluate",
     "inspect",
     "learned_soup",
@@ -101,6 +103,7 @@ _ROOMS = {
     "cermet.assemblies": {"restore"},
     "cermet.compression": {"Compressed", "compress"},
     "cermet.evaluation": {"Evaluation", "evaluate"},
+    "cermet.continuation": {"continue_merge"},
     "cermet.inspection": {"Comparison", "Inspection", "compare", "inspect"},
     "cermet.maths.factors": {"Factors"},
     "cermet.soups": {"learned_soup", "soup"},

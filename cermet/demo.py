@@ -8,19 +8,20 @@ well, after a first setting had kept less than 95 % of the experts on test.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cermet.core.errors import InputError
-from cermet.evaluate.intents import IntentTask, Score, normalised, score
-from cermet.inference.encoder import Encoder
-from cermet.zoo.cache import cache_folder
-from cermet.zoo.pool import Pool, make_pool
-from cermet.zoo.templates import Split
-from cermet.zoo.train import fixed_threads
-from cermet.zoo.utterances import generator_fingerprint, utterances
+from cermet.evaluate.evaluator import Evaluator
+from cermet.evaluate.statistics import normalised
+from cermet.recipes.pool import Pool, read_pool
+from cermet.zoo.catalogue import place_of
+from cermet.zoo.demo import demo_pool, generated_subjects
+from cermet.zoo.steps import Progress, build
+from cermet.zoo.train import THREADS
+from cermet.zoo.utterances import generator_fingerprint
 
 if TYPE_CHECKING:
     from cermet.zoo.train import Settings
@@ -152,15 +153,15 @@ class DemoTable:
 def run(
     directory: Path | None = None,
     seed: int = 0,
-    echo: Callable[[str], None] = print,
+    progress: Progress | None = None,
     merge: _MergeCall | None = None,
     settings: Settings | None = None,
 ) -> DemoTable:
-    """Train the experts of a seed (or find them), merge them, and measure everything.
+    """Build the pool of a seed (or find it), merge its experts, and measure everything.
 
-    `directory` keeps experts and merges (by default the cache, see `cache_folder`); `echo`
-    gets lines of progress; `merge` is `cermet.api.merge` unless another is given. Raises
-    ExtraError where a library is missing, DiskError, OutputError.
+    `directory` keeps pool and merges (by default the cache, see `place_of`); `progress` hears
+    of the build, of merges and of what is measured; `merge` is `cermet.api.merge` unless another
+    is given. Raises ExtraError where a library is missing, DiskError, OutputError.
     """
     begin = time.perf_counter()
     if seed < 0:
@@ -169,75 +170,75 @@ def run(
         from cermet.api import merge as found
 
         merge = found
-    place = (directory or cache_folder("zoo") / "demo").absolute() / f"seed-{seed}"
-    pool = make_pool(place / "experts", seed, echo, settings=settings)
+    place = place_of("demo", seed) if directory is None else directory.absolute() / f"seed-{seed}"
+    heard = progress or Progress()
+    blueprint = demo_pool(seed, generated_subjects(seed), settings).blueprint()
+    built = build(blueprint, place, heard)
+    pool = read_pool(place)
     made: list[tuple[str, Path, _Merged]] = []
     for wanted in MERGES:
         out = place / "merged" / wanted.method
         done = merge(recipe_of(wanted, pool, seed), out, overwrite=True)
         made.append((wanted.method, out, done))
-        echo(f"{wanted.method}: merged in {done.seconds:.2f} s")
-    rows = _measured(pool, tasks(pool, "test", seed), made, echo)
+        heard.echo(f"{wanted.method}: merged in {done.seconds:.2f} s")
     return DemoTable(
         seed=seed,
         generator=generator_fingerprint(seed),
-        rows=tuple(rows),
-        trained=pool.trained,
+        rows=tuple(_measured(pool, made, heard)),
+        trained=tuple(name for name in pool.experts if f"experts/{name}" in built.made),
         seconds=time.perf_counter() - begin,
     )
 
 
 def recipe_of(wanted: Merge, pool: Pool, seed: int) -> dict[str, Any]:
     """An ordinary recipe: every expert with the same parameters, float32 in and out."""
-    models = [
-        {"model": str(path), "parameters": dict(wanted.each)} for path in pool.experts.values()
-    ]
+    models = [{"model": path, "parameters": dict(wanted.each)} for path in pool.experts.values()]
     recipe: dict[str, Any] = {"merge_method": wanted.method, "models": models, "dtype": "float32"}
     if wanted.on_base:
-        recipe["base_model"] = str(pool.base)
+        recipe["base_model"] = pool.base
     if wanted.whole:
         recipe["parameters"] = dict(wanted.whole)
     recipe["seed"] = seed
     return recipe
 
 
-def tasks(pool: Pool, split: Split, seed: int) -> list[IntentTask]:
-    """The utterances of a split as one task for each domain, under the frozen heads."""
-    found = []
-    for name, head in pool.heads.items():
-        lines = utterances(name, split, seed)
-        texts, labels = tuple(u.text for u in lines), tuple(u.label for u in lines)
-        found.append(IntentTask(name, texts, labels, head))
-    return found
-
-
 def _measured(
-    pool: Pool,
-    wanted: Sequence[IntentTask],
-    made: Sequence[tuple[str, Path, _Merged]],
-    echo: Callable[[str], None],
+    pool: Pool, made: Sequence[tuple[str, Path, _Merged]], progress: Progress
 ) -> list[Row]:
-    def scored(name: str, folder: Path) -> Score:
-        echo(f"{name}: measuring on {sum(len(t.texts) for t in wanted)} held-out utterances")
-        return score(name, Encoder(folder).embed, wanted)
+    evaluator = Evaluator(pool.tasks, threads=THREADS)
 
-    with fixed_threads():
-        base = scored("base", pool.base)
-        experts = {name: scored(name, folder) for name, folder in pool.experts.items()}
-        merges = [(scored(name, folder), done) for name, folder, done in made]
-    best = {name: found.accuracy[name] for name, found in experts.items()}
-    rows = [_row(base, "base", best, None, _weights(pool.base))]
+    def scored(name: str, folder: Path) -> dict[str, float]:
+        tick, found = progress.begin(f"measuring {name}"), {}
+        for done, task in enumerate(pool.tasks, start=1):
+            found[task.name] = evaluator.outcomes(folder, task.name, "test").value
+            tick(done, len(pool.tasks))
+        progress.echo(f"{name}: measured on held-out utterances")
+        return found
+
+    base = scored("base", Path(pool.base))
+    experts = {name: scored(name, Path(folder)) for name, folder in pool.experts.items()}
+    best = {name: found[name] for name, found in experts.items()}
+    rows = [_row("base", "base", base, best, Path(pool.base))]
     for name, found in experts.items():
-        rows.append(_row(found, "expert", best, None, _weights(pool.experts[name])))
-    return rows + [_row(s, "merge", best, done.seconds, done.bytes) for s, done in merges]
+        rows.append(_row(f"expert: {name}", "expert", found, best, Path(pool.experts[name])))
+    for name, folder, done in made:
+        rows.append(_row(name, "merge", scored(name, folder), best, folder, done))
+    return rows
 
 
 def _row(
-    found: Score, kind: str, experts: Mapping[str, float], seconds: float | None, size: int
+    name: str,
+    kind: str,
+    accuracy: Mapping[str, float],
+    experts: Mapping[str, float],
+    folder: Path,
+    merged: _Merged | None = None,
 ) -> Row:
-    kept = normalised(found, experts)
-    name = f"expert: {found.model}" if kind == "expert" else found.model
-    return Row(name, kind, found.accuracy, found.mean, found.worst, kept, seconds, size)
+    kept = {t: normalised(value, experts[t], "accuracy") for t, value in accuracy.items()}
+    mean, worst = sum(accuracy.values()) / len(accuracy), min(accuracy.values())
+    seconds = None if merged is None else merged.seconds
+    size = _weights(folder) if merged is None else merged.bytes
+    return Row(name, kind, accuracy, mean, worst, kept, seconds, size)
 
 
 def _weights(folder: Path) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from cermet.api import folder_of, merge
@@ -14,15 +16,19 @@ from cermet.core.errors import InputError
 from cermet.core.fingerprint import sha256_hex
 from cermet.engine.archive import is_archive
 from cermet.engine.manifest import MANIFEST, read_manifest
+from cermet.engine.run import check_device
 from cermet.evaluate.evaluator import Evaluator, Tick, find_task
+from cermet.evaluate.harness import HarnessResult, harness
+from cermet.evaluate.harness_tasks import write_task
 from cermet.evaluate.kept import Kept, folder_digest
 from cermet.evaluate.outcomes import Outcomes
 from cermet.evaluate.report import Evaluation, mean_of, result_of, write_records
 from cermet.evaluate.statistics import forgetting
+from cermet.inference.threads import with_threads
 from cermet.recipes.pool import Pool, Split, Task, read_pool
 from cermet.recipes.schema import parse_model
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "HarnessEvaluation", "evaluate", "evaluate_with_harness"]
 
 _ADAPTER = "adapter_config.json"
 
@@ -59,6 +65,7 @@ def evaluate(
 
     Raises CermetError in one of its kinds; tasks that are finished are kept.
     """
+    check_device(device)
     known = read_pool(Path(pool))
     chosen = known.tasks if tasks is None else [find_task(known.tasks, n) for n in tasks]
     run = _Run(known, split, limit, device, threads, None if out is None else Path(out), begin)
@@ -93,19 +100,81 @@ def evaluate(
     return evaluation
 
 
+@dataclass(frozen=True)
+class HarnessEvaluation:
+    """One model on tasks of lm-evaluation-harness, with all their metrics."""
+
+    model: str
+    results: tuple[HarnessResult, ...]
+
+
+def evaluate_with_harness(
+    model: str | Path,
+    tasks: Sequence[str],
+    *,
+    pool: str | Path | None = None,
+    include: Sequence[str | Path] = (),
+    split: Split = "test",
+    limit: int | None = None,
+    shots: int | None = None,
+    batch: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    begin: Callable[[str], Tick] | None = None,
+) -> HarnessEvaluation:
+    """Measure one language model with lm-evaluation-harness.
+
+    Parameters
+    ----------
+    model: as for `evaluate`. tasks: names, patterns or files of the harness's tasks; tasks of the
+        pool go by their own names, and are found first. include: folders with task files.
+    split: of the pool's tasks. shots: examples in a prompt. batch: rows of a batch.
+
+    Raises CermetError in one of its kinds.
+    """
+    known = None if pool is None else read_pool(Path(pool))
+    own = {} if known is None else {t.name: t for t in known.tasks if t.name in tasks}
+    held = nullcontext() if threads is None else with_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="cermet-evaluate-") as name, held:
+        for task in own.values():
+            write_task(task, split, Path(name, "tasks"))
+        folders = [*([Path(name, "tasks")] if own else []), *map(Path, include)]
+        subject = _Subject(str(model), known, Path(name, "model"))
+        results: list[HarnessResult] = []
+        for names in _by_part(subject, tasks, own).values():
+            results += harness(
+                subject.folder(own.get(names[0])), names, folders, limit=limit, shots=shots,
+                device=device, batch=batch, tick=begin and begin(f"{names[0]}, {model}"),
+            )  # fmt: skip
+    return HarnessEvaluation(str(model), tuple(results))
+
+
+def _by_part(
+    subject: _Subject, names: Sequence[str], own: Mapping[str, Task]
+) -> dict[str, list[str]]:
+    """Tasks by the part of an assembly that does them."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(subject.part(own.get(name)), []).append(name)
+    return found
+
+
 class _Subject:
     """A model as a user names it, as folders that transformers can run.
 
     room: a folder that is not there yet, for what has to be put together first.
     """
 
-    def __init__(self, name: str, pool: Pool, room: Path) -> None:
-        self.name, self._pool, self._room = name, pool, room
-        named = {**pool.experts, "base": pool.base}
-        if pool.multi_task is not None:
+    def __init__(self, name: str, pool: Pool | None, room: Path) -> None:
+        self.name, self._room = name, room
+        experts = {} if pool is None else pool.experts
+        named = dict(experts) if pool is None else {**experts, "base": pool.base}
+        if pool is not None and pool.multi_task is not None:
             named["multi_task"] = pool.multi_task
         here = Path(name).exists()
         self._reference = parse_model(name if here else named.get(name, name))
+        if Path(self._reference.path).is_file():
+            raise InputError(f"'{name}' is a file; name the folder with its config and tokenizer.")
         self._folder = folder_of(self._reference)
         self._adapter = None
         if self._reference.lora is not None:
@@ -115,7 +184,7 @@ class _Subject:
         self._labels: dict[str, str] = {}
         if (self._folder / MANIFEST).is_file():
             labels = {e.name for e in read_manifest(self._folder).experts}
-            for expert, path in pool.experts.items():
+            for expert, path in experts.items():
                 spelled = [s for s in (expert, Path(path).name) if s in labels]
                 if spelled:
                     self._labels[expert] = spelled[0]
@@ -127,11 +196,11 @@ class _Subject:
         if self._digest is None:
             parts = [self._folder] if self._adapter is None else [self._folder, self._adapter]
             self._digest = " ".join(folder_digest(part) for part in parts)
-        return sha256_hex(f"{self._digest} {self._part(task)}".encode())
+        return sha256_hex(f"{self._digest} {self.part(task)}".encode())
 
-    def folder(self, task: Task) -> Path:
-        """The folder to run on a task."""
-        part = self._part(task)
+    def folder(self, task: Task | None) -> Path:
+        """The folder to run on a task; None is for one that is not of the pool."""
+        part = self.part(task)
         if self._adapter is None and not part and not is_archive(self._folder):
             return self._folder
         if self._made != part:
@@ -144,9 +213,9 @@ class _Subject:
             self._made = part
         return self._room
 
-    def _part(self, task: Task) -> str:
+    def part(self, task: Task | None) -> str:
         """The expert of an assembly that does a task; empty where one model does all."""
-        return self._labels.get(task.expert or "", "")
+        return "" if task is None else self._labels.get(task.expert or "", "")
 
 
 class _Run:

@@ -1,7 +1,8 @@
-"""Writes docs/methods/ from the registry and its docstrings; `--check` only compares.
+"""Writes docs/methods/ and docs/codecs/ from the docstrings; `--check` only compares.
 
-One page for each method and for each transform, and an index. What is written is checked in, so
-that it can be read without running anything; `make test` fails where it differs from the code.
+One page for each method, each transform and each codec, and an index of the methods. What is
+written is checked in, so that it can be read without running anything; `make test` fails where it
+differs from the code.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.methods import adapters, methods, source_of, transforms
+from bench.records import RECORDS
+from bench.times import seconds_of, table
+from cermet.core.codec import CHUNK, Codec, all_codecs
 from cermet.core.registry import (
     Method,
     Parameter,
     all_factor_methods,
     all_methods,
     all_transforms,
+    call,
 )
+from cermet.core.types import Place, Role
 from cermet.engine.describe import base_of, blocks_of, grain_of, models_of, pieces_of, sections
 
 FOLDER = Path(__file__).resolve().parent / "methods"
@@ -50,7 +56,7 @@ need no change to Cermet; see [Plugins](../plugins.md).
 What can stand before or after a merge in a [pipeline](../recipes.md#pipelines). `more passes` is
 how often the weights are read for it beside the merge itself, at most.
 
-{transforms}
+{transforms}{times}
 ## Adapters
 
 Methods that merge LoRA adapters as adapters, from factors to factors; see
@@ -59,18 +65,84 @@ Methods that merge LoRA adapters as adapters, from factors to factors; see
 {adapters}"""
 
 
+_SHOWN = ((2048, 2048), (5632, 2048))
+"""Matrices of a Llama of 1.1 billion weights, for which the pages of codecs tell sizes."""
+
+
 def pages() -> dict[str, str]:
-    """Every generated page by its file name."""
+    """Every generated page by its path below docs/."""
     found = {f"{name}.md": page(method) for name, method in all_methods().items()}
     index = _INDEX.format(
         count=len(found),
         table=methods(""),
         transforms=transforms("transforms/"),
+        times=f"\n## Time of one matrix\n\n{times}" if (times := table(RECORDS)) else "",
         adapters=adapters("adapters/"),
     )
     steps = {f"transforms/{name}.md": page(step) for name, step in all_transforms().items()}
     others = {f"adapters/{name}.md": page(one) for name, one in all_factor_methods().items()}
-    return {"index.md": _NOTE + "\n" + index, **found, **steps, **others}
+    shelf = {"index.md": _NOTE + "\n" + index, **found, **steps, **others}
+    codecs = {f"codecs/{name}.md": codec_page(codec) for name, codec in all_codecs().items()}
+    return {**{f"methods/{name}": text for name, text in shelf.items()}, **codecs}
+
+
+def codec_page(codec: Codec) -> str:
+    """The page of one codec."""
+    said = sections(codec)
+    whole = codec.grain == "tensor"
+    pieces = "of whole matrices" if whole else f"of {CHUNK:,} weights"
+    facts = (
+        f"Passes over base and expert: up to {len(codec.rounds) + 1}; memory: "
+        f"{codec.workspace + 2:.0f} float32 blocks {pieces} a thread"
+        f"{'; random' if codec.noise else ''}.  \nSource: {source_of(codec)}."
+    )
+    commands = [
+        f"$ cermet compress models/base models/math -o delta --codec {codec.name}",
+        "...",
+        "$ cermet restore delta math-again",
+        "math-again: 39 tensors, 51.6 kB, restored in 0.01 s (and 0.00 s until all ...).",
+    ]
+    parts = [
+        f"{_NOTE}\n# {codec.name}\n\n{codec.summary}\n\n{facts}",
+        _fenced("text", said["Maths"]),
+        f"## When\n\n{_sentence(said['When'])}",
+        f"## On the command line\n\n{_fenced('console', commands)}\n\n{_parameters(codec, said)}",
+        f"## What is kept\n\n{_sentence(said['Keeps'])}\n\n{_bits(codec)}",
+        f"## Error\n\n{_sentence(said['Error'])}",
+        f"## By hand\n\n{_fenced('text', _by_hand(said['Example']))}",
+        f"## Departures\n\n{_sentence(said['Departures'])}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bits(codec: Codec) -> str:
+    """Bits a weight of matrices in bfloat16 under the defaults, where headers tell them."""
+    if codec.size is None:
+        return (
+            "How many bits a weight takes depends on the numbers; `cermet compress` prints it "
+            "(see [Compressing experts](../compress.md#codecs))."
+        )
+    known = {p.argument: p.default for p in codec.parameters.values()}
+    rows = ["| matrix in bfloat16 | bits a weight by default |", "| --- | ---: |"]
+    for shape in _SHOWN:
+        place = Place("w", shape, Role.UP, 0, 1, "layers", "inside")
+        size = 8 * call(codec.size, place=place, itemsize=2, **known)
+        rows.append(f"| {shape[0]} × {shape[1]} | {size / (shape[0] * shape[1]):.3f} |")
+    return "\n".join(rows)
+
+
+def _by_hand(lines: Sequence[str]) -> list[str]:
+    """The docstring's example: base, expert, and what is restored."""
+    (found,) = doctest.DocTestParser().get_examples("\n".join(lines))
+    asked = ast.parse(found.source, mode="eval").body
+    assert isinstance(asked, ast.Call)
+    _, base, expert = map(ast.unparse, asked.args)
+    given = ", ".join(f"{k.arg} {ast.unparse(k.value)}" for k in asked.keywords)
+    return [
+        f"base      {base}",
+        f"expert    {expert}",
+        f"restored  {found.want.strip()}" + (f"  with {given}" if given else ""),
+    ]
 
 
 def page(method: Method) -> str:
@@ -95,9 +167,11 @@ def page(method: Method) -> str:
     if method.experimental:
         facts += f'\n\n!!! warning "Experimental"\n    {_sentence([method.experimental])}'
     example = _adapter_example if method.on == "factors" else _example
+    seconds = seconds_of(method.name, RECORDS)
     parts = [
         f"{_NOTE}\n# {method.name}\n\n{method.summary}\n\n{facts}",
         _fenced("text", said["Maths"]),
+        *([f"## Time of one matrix\n\n{seconds.rstrip()}"] if seconds else []),
         f"## When\n\n{_sentence(said['When'])}",
         f"## In a recipe\n\n{_fenced('yaml', _recipe(method))}\n\n{_parameters(method, said)}",
         f"## Example\n\n{_fenced('pycon', example(said['Example']))}",
@@ -134,7 +208,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
 
 
-def _parameters(method: Method, said: Mapping[str, Sequence[str]]) -> str:
+def _parameters(method: Method | Codec, said: Mapping[str, Sequence[str]]) -> str:
     rows = [
         "| parameter | type | per model | default | limits |",
         "| --- | --- | --- | --- | --- |",
@@ -143,17 +217,26 @@ def _parameters(method: Method, said: Mapping[str, Sequence[str]]) -> str:
         default = "required" if p.required else f"`{_spelled(p.default)}`"
         per_model = "yes" if p.per_model else ""
         rows.append(f"| `{p.name}` | {p.type_name} | {per_model} | {default} | {_limits(p)} |")
-    for need in method.needs:
-        per_model = "yes" if need.per_model else ""
-        rows.append(f"| `{need.name}` | statistic | {per_model} | required | {need.about} |")
-    for name, reason in method.accepts.items():
-        rows.append(f"| `{name}` |  |  |  | accepted without effect: {reason} |")
+    rows += _other_rows(method)
     table = "\n".join(rows) if len(rows) > 2 else "It takes no parameters."
     about = said["Parameters"]
     return table if about == ["none"] else f"{table}\n\n{_about(method, about)}"
 
 
-def _about(method: Method, lines: Sequence[str]) -> str:
+def _other_rows(method: Method | Codec) -> list[str]:
+    """Statistics, and what has no effect."""
+    if isinstance(method, Codec):
+        return [f"| `{e.name}` | statistic |  | none | {e.about} |" for e in method.extras]
+    rows = []
+    for need in method.needs:
+        per_model = "yes" if need.per_model else ""
+        rows.append(f"| `{need.name}` | statistic | {per_model} | required | {need.about} |")
+    for name, reason in method.accepts.items():
+        rows.append(f"| `{name}` |  |  |  | accepted without effect: {reason} |")
+    return rows
+
+
+def _about(method: Method | Codec, lines: Sequence[str]) -> str:
     """What is said of the parameters: an item for each one that has a sentence of its own."""
     names = "|".join(method.parameters)
     parts = re.split(rf"(?:^|(?<=[.;] ))({names}): ", _joined(lines))
@@ -332,23 +415,24 @@ def _tensor(values: str) -> str:
 
 
 def stale(folder: Path) -> list[str]:
-    """Names of the files in a folder that are missing, differ, or should not be there."""
-    wanted = pages()
-    present = {str(p.relative_to(folder)): p.read_text("utf-8") for p in folder.rglob("*.md")}
+    """Names of the pages below docs/ that are missing, differ, or should not be there."""
+    wanted, docs = pages(), folder.parent
+    found = [path for shelf in (folder, docs / "codecs") for path in shelf.rglob("*.md")]
+    present = {str(path.relative_to(docs)): path.read_text("utf-8") for path in found}
     return sorted(n for n in wanted.keys() | present.keys() if wanted.get(n) != present.get(n))
 
 
 def write(folder: Path) -> None:
-    """Write every page that differs, and remove those of methods that are gone."""
-    wanted = pages()
-    for shelf in ("transforms", "adapters"):
-        (folder / shelf).mkdir(parents=True, exist_ok=True)
+    """Write every page that differs, and remove those of methods and codecs that are gone."""
+    wanted, docs = pages(), folder.parent
+    for shelf in (folder / "transforms", folder / "adapters", docs / "codecs"):
+        shelf.mkdir(parents=True, exist_ok=True)
     for name in stale(folder):
         if name in wanted:
-            (folder / name).write_text(wanted[name], "utf-8")
+            (docs / name).write_text(wanted[name], "utf-8")
         else:
-            (folder / name).unlink()
-        print(f"'{folder.name}/{name}' rewritten.")
+            (docs / name).unlink()
+        print(f"'docs/{name}' rewritten.")
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -360,7 +444,7 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
         return 0
     found = stale(folder)
     for name in found:
-        print(f"'docs/methods/{name}' differs from the code: run `make tables`.")
+        print(f"'docs/{name}' differs from the code: run `make tables`.")
     return 1 if found else 0
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cermet import __version__
+from cermet.cli.bench import bench
 from cermet.cli.clean import clean
 from cermet.cli.codecs import codecs
 from cermet.cli.compare import compare
@@ -54,6 +55,7 @@ for verb in (
     verify,
     clean,
     demo,
+    bench,
 ):
     app.command(context_settings=_OPEN if verb is compress else None)(verb)
 

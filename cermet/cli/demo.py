@@ -26,9 +26,12 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Train four experts, merge them with five methods, and show what the merges are worth."""
+    from cermet.cli.progress import parts
     from cermet.demo import run
+    from cermet.zoo.steps import Progress
 
-    table = run(dir, seed, lambda line: typer.echo(line, err=True))
+    with parts() as begin:
+        table = run(dir, seed, Progress(lambda line: typer.echo(line, err=True), begin))
     if json:
         typer.echo(encoder.dumps(table.record()))
         return

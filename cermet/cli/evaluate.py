@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cermet.core.errors import InputError
 
 if TYPE_CHECKING:
     from cermet.evaluate.report import Evaluation, TaskResult
@@ -32,7 +35,9 @@ def evaluate(
             help="Folder, hub name, base+adapter, archive, assembly, or a name of the pool's."
         ),
     ],
-    pool: Annotated[Path, typer.Option(help="pool.yaml, or the folder that holds it.")],
+    pool: Annotated[
+        Path | None, typer.Option(help="pool.yaml, or the folder that holds it.")
+    ] = None,
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="A task; can stand often; all by default.")
     ] = None,
@@ -53,13 +58,51 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; all cores by default.")
     ] = None,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(help="Task of lm-evaluation-harness, or of the pool, run by it; A,B too."),
+    ] = None,
+    include_path: Annotated[
+        list[Path] | None, typer.Option(help="Folder with task files for --lm-eval.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples in a prompt, with --lm-eval.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a batch, with --lm-eval.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Measure a model on the tasks of a pool."""
+    """Measure a model on the tasks of a pool, or with lm-evaluation-harness."""
     from cermet import evaluation
+    from cermet.cli.harness import print_harness, task_names
     from cermet.cli.progress import parts
     from cermet.cli.records import json_of
 
+    ours = {"--task": tasks, "--against": against, "--experts": experts, "--out": out}
+    theirs = {"--include-path": include_path, "--num-fewshot": num_fewshot, "--batch": batch}
+    _check(pool, lm_eval, ours, theirs)
+    if lm_eval is not None:
+        with parts() as begin:
+            numbers = evaluation.evaluate_with_harness(
+                model,
+                task_names(lm_eval),
+                pool=pool,
+                include=include_path or [],
+                split=split.value,
+                limit=limit,
+                shots=num_fewshot,
+                batch=batch,
+                device=device,
+                threads=threads,
+                begin=begin,
+            )
+        if as_json:
+            typer.echo(json_of(numbers))
+        else:
+            print_harness(numbers)
+        return
+    assert pool is not None
     with parts() as begin:
         found = evaluation.evaluate(
             model,
@@ -81,6 +124,21 @@ def evaluate(
     if out is not None:
         kept = sum(not task.run for task in found.tasks)
         typer.echo(f"{out}: {len(found.tasks)} tasks, {kept} of them found, not run.")
+
+
+def _check(
+    pool: Path | None,
+    lm_eval: list[str] | None,
+    ours: Mapping[str, object],
+    theirs: Mapping[str, object],
+) -> None:
+    """Refuse options that would not be heard."""
+    if pool is None and lm_eval is None:
+        raise InputError("Name a pool (--pool), or tasks of lm-evaluation-harness (--lm-eval).")
+    for name, value in (theirs if lm_eval is None else ours).items():
+        if value is not None and value is not False:
+            word = "only with" if lm_eval is None else "without"
+            raise InputError(f"{name} goes {word} --lm-eval.")
 
 
 def _print(found: Evaluation) -> None:

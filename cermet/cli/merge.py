@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cermet.core.errors import InputError
 
 if TYPE_CHECKING:
     from cermet.recipes.adapters import AdapterPlan
@@ -18,8 +22,22 @@ __all__ = ["merge"]
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
+    recipe: Annotated[
+        str, typer.Argument(help="The recipe, a YAML file; with --continue, one more expert.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="Folder of the merged checkpoint.", show_default=False)
+    ] = None,
+    named: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder OUT, where it is not given so.")
+    ] = None,
+    continued: Annotated[
+        Path | None,
+        typer.Option("--continue", help="A finished merge (opcm) that takes one more expert."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="With --continue: where the base is, if it has moved.")
+    ] = None,
     memory: Annotated[str, typer.Option(help="Working memory, such as 256MB or 2GB.")] = "1GB",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; all cores by default.")
@@ -43,6 +61,7 @@ def merge(
 
     from cermet import api
     from cermet.cli.progress import Bar
+    from cermet.continuation import continue_merge
     from cermet.core.registry import load_plugin
     from cermet.engine.memory import parse_size
 
@@ -51,7 +70,15 @@ def merge(
     gc.freeze()
     for path in plugin or []:
         load_plugin(path)
+    into = _output(out, named)
     bar = Bar("merging")
+    run: Callable[..., api.Merged]
+    if continued is None:
+        if base is not None:
+            raise InputError("--base goes with --continue; a recipe names its own base.")
+        run = partial(api.merge, Path(recipe), compat=mergekit_compat)
+    else:
+        run = partial(continue_merge, continued, recipe, base=base)
 
     def planned(plan: Plan | AdapterPlan) -> None:
         for warning in plan.warnings:
@@ -62,16 +89,14 @@ def merge(
 
     try:
         with bar:
-            done = api.merge(
-                recipe,
-                out,
+            done = run(
+                out=into,
                 memory=parse_size(memory),
                 threads=threads,
                 device=device,
                 shard_size=parse_size(shard_size),
                 resume=resume,
                 overwrite=overwrite,
-                compat=mergekit_compat,
                 progress=bar.advance,
                 planned=planned,
             )
@@ -84,7 +109,7 @@ def merge(
         raise SystemExit(130) from None
     resumed = f", {done.resumed_pieces} pieces were there already" if done.resumed_pieces else ""
     typer.echo(
-        f"{out}: {done.tensors} tensors, {decimal(done.bytes)}, merged in "
+        f"{into}: {done.tensors} tensors, {decimal(done.bytes)}, merged in "
         f"{done.seconds:.2f} s (and {done.sync_seconds:.2f} s until all was on the disk)"
         f"{resumed}."
     )
@@ -98,5 +123,14 @@ def merge(
     if done.experts:
         typer.echo(
             f"{decimal(done.parts_bytes)} beside it restore {', '.join(done.experts)}: "
-            f"cermet restore {shlex.quote(str(out))} OUT --task NAME"
+            f"cermet restore {shlex.quote(str(into))} OUT --task NAME"
         )
+
+
+def _output(out: Path | None, named: Path | None) -> Path:
+    """The folder of the output, which stands in one of two places."""
+    if (out is None) == (named is None):
+        raise InputError("Name one folder for the output: as the last argument, or with --out.")
+    found = out or named
+    assert found is not None
+    return found

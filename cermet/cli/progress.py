@@ -100,7 +100,8 @@ def parts() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    # A stream that is held: what runs meanwhile may close standard error to a talkative library.
+    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def begin(name: str) -> Callable[[int, int], None]:

@@ -79,6 +79,7 @@ def compose(steps: Sequence[Method]) -> Method:
         experimental="; ".join(step.experimental for step in steps if step.experimental),
         parts=(),  # of an assembly the merged model alone goes on to the next step
         restore=None,
+        continues=None,  # one more expert would need all of the steps
         otherwise=None,  # the steps look to it, see `_Step.applied`
         steps=views,
     )

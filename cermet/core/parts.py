@@ -32,8 +32,13 @@ class Numbers(Part):
     """Numbers [models, *shape] of a whole tensor, as every block of it returns them.
 
     `shape` maps place and parameters to the shape for one expert. They are kept in the dtype
-    of the merged tensor, or in float32 with `exact`.
+    of the merged tensor, or in float32 with `exact`. What is `shared` is kept once, for all
+    experts together, and returned as [*shape]. With `by_row` the shape is that for one row of
+    the tensor, each block of the grain "row" returns [models, rows, *shape] of its own rows, and
+    `restore` gets those of its block.
     """
 
     shape: Callable[..., tuple[int, ...]] = field(default=lambda: ())
     exact: bool = False
+    shared: bool = False
+    by_row: bool = False

@@ -93,6 +93,7 @@ class Method:
     rank: Callable[..., int] | None = None
     forms_deltas: bool = False
     otherwise: Callable[..., PerModel | None] | None = None
+    continues: Callable[..., Mapping[str, float]] | None = None
     steps: tuple[Method, ...] = ()  # of a pipeline: its steps with their parameters in it
 
     @property
@@ -157,6 +158,7 @@ def method(
     rank: Callable[..., int] | None = None,
     forms_deltas: bool = False,
     otherwise: Callable[..., PerModel | None] | None = None,
+    continues: Callable[..., Mapping[str, float]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a method; the decorated function is returned unchanged.
 
@@ -206,6 +208,9 @@ def method(
     forms_deltas: a method on factors multiplies them out, and so needs memory for the deltas.
     otherwise: place and parameters -> cᵢ where the maths does not cover a tensor, whose result
         is then Σ cᵢxᵢ, model by model and block by block; None where it does.
+    continues: reduced state and parameters -> parameters, by the names of recipes, with which the
+        merged model stands for all that it was made of, as the first model of another merge; the
+        same for every tensor.
     """
     chosen: Callable[..., Grain] = grain if callable(grain) else lambda: grain
     room: Callable[..., float] = workspace if callable(workspace) else lambda: workspace
@@ -241,6 +246,7 @@ def method(
             rank=rank,
             forms_deltas=forms_deltas,
             otherwise=otherwise,
+            continues=continues,
         )
         return function
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
+from cermet.core.codec import Codec
 from cermet.core.registry import Method, call
 from cermet.engine.memory import block_bytes
 
@@ -59,7 +60,7 @@ def blocks_of(method: Method) -> float:
     return block_bytes(method, experts + (method.base == "first")) / 4
 
 
-def sections(method: Method) -> dict[str, list[str]]:
+def sections(method: Method | Codec) -> dict[str, list[str]]:
     """The docstring's sections by name, their lines without the margin."""
     found: dict[str, list[str]] = {}
     for line in inspect.cleandoc(method.function.__doc__ or "").splitlines()[1:]:

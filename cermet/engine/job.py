@@ -336,7 +336,7 @@ class Job:
 
     def _merge(self, start: int, stop: int) -> None:
         streams, done = self.streams(), self._nothing_done(start, stop)
-        packer = None if self.parts is None else self.parts.piece(start, stop)
+        packer = None if self.parts is None else self.parts.piece(start, stop, self.cut.unit)
         for begin, end in self.cut.blocks(start, stop):
             merged, parts = self._merged(streams, begin, end)
             out = merged.reshape(-1).to("cpu", self.target.dtype)

@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 
 
 class Expert(_Strict):
-    """One expert: its name here, the model that it was, and the bytes of its parts."""
+    """One expert: its name here, the model that it was, and the bytes of its own parts."""
 
     name: str = Field(min_length=1)
     model: str
@@ -61,7 +61,8 @@ def manifest_of(plan: Plan, finished: Finished) -> dict[str, Any] | None:
             nbytes = SIZES[slot.dtype]
             for length in slot.shape:
                 nbytes *= length
-            sizes[labels[slot.expert]] += nbytes
+            if slot.expert is not None:
+                sizes[labels[slot.expert]] += nbytes
     first = next(task for task in plan.tasks if task.method is not None)
     named = zip(labels, first.sources, strict=True)
     return Manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cermet.core.errors import MethodError
 from cermet.core.fingerprint import digest_bytes
-from cermet.core.registry import Bits
+from cermet.core.registry import Bits, Numbers
 from cermet.engine.geometry import Geometry
 from cermet.engine.target import Target
 from cermet.recipes.assembly import PartSlot
@@ -26,17 +27,23 @@ class PartsOut:
         self.slots, self.targets = tuple(slots), tuple(targets)
 
     def check(self, method: str, cut: Geometry) -> None:
-        """Refuse a method whose pieces do not begin at whole bytes of its bits."""
+        """Refuse a method whose pieces do not begin at whole bytes of its bits, or rows."""
         bits = any(isinstance(slot.part, Bits) for slot in self.slots)
         if bits and (cut.grain == "column" or any(start % 8 for start, _ in cut.pieces())):
             raise MethodError(
                 f"'{method}' declares bits at the grain '{cut.grain}'; they need whole elements "
                 "or a whole tensor."
             )
+        by_row = any(isinstance(slot.part, Numbers) and slot.part.by_row for slot in self.slots)
+        if by_row and cut.grain != "row":
+            raise MethodError(
+                f"'{method}' declares numbers by row at the grain '{cut.grain}'; they need whole "
+                "rows."
+            )
 
-    def piece(self, start: int, stop: int) -> PiecePacker:
-        """The packer of one piece."""
-        return PiecePacker(self, start, stop)
+    def piece(self, start: int, stop: int, unit: int = 1) -> PiecePacker:
+        """The packer of one piece; unit: elements of a row, where rows stay together."""
+        return PiecePacker(self, start, stop, unit)
 
 
 class PiecePacker:
@@ -45,8 +52,8 @@ class PiecePacker:
     A byte holds eight elements, which may come in different blocks.
     """
 
-    def __init__(self, out: PartsOut, start: int, stop: int) -> None:
-        self.out, self.start = out, start
+    def __init__(self, out: PartsOut, start: int, stop: int, unit: int) -> None:
+        self.out, self.start, self.unit = out, start, unit
         size = -(-(stop - start) // 8)
         self._bits: list[npt.NDArray[np.uint8] | None] = [
             np.zeros(size, np.uint8) if isinstance(slot.part, Bits) else None for slot in out.slots
@@ -56,13 +63,18 @@ class PiecePacker:
     def add(self, begin: int, parts: Mapping[str, Tensor]) -> None:
         """Take the parts of the block that begins at flat element `begin`."""
         for index, slot in enumerate(self.out.slots):
-            value = parts[slot.part.name][slot.expert].reshape(-1)
+            given = parts[slot.part.name]
+            value = (given if slot.expert is None else given[slot.expert]).reshape(-1)
             gathered = self._bits[index]
             if gathered is not None:
                 _gather(gathered, begin - self.start, value)
-            elif begin == 0:
-                dtype = self.out.targets[index].dtype
-                self._write(index, 0, value.to("cpu", dtype))
+                continue
+            by_row = isinstance(slot.part, Numbers) and slot.part.by_row
+            if by_row or begin == 0:
+                at = begin // self.unit * math.prod(slot.shape[1:]) if by_row else 0
+                own = value.to("cpu", self.out.targets[index].dtype)
+                # one element may have any stride, and then is no bytes
+                self._write(index, at, own.clone(memory_format=torch.contiguous_format))
 
     def finish(self) -> list[int]:
         """Write the bits; the partial digests of all parts."""

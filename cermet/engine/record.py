@@ -148,6 +148,7 @@ def record_of(
         },
         "warnings": list(plan.warnings),
         "fitting": list(plan.notes),
+        **({"continue": dict(finished.continued)} if finished.continued else {}),
         "files": folder.files(),
         "beside": beside(folder.work, folder.files()),
         "tensors": tensors,
@@ -227,6 +228,7 @@ class _Record(_Part):
     models: list[_Model]
     tensors: dict[str, _Tensor]
     parts: dict[str, _Kept] = {}
+    continued: dict[str, float] = Field(default={}, alias="continue")
     run: _Run
 
 

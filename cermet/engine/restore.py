@@ -15,7 +15,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.cover import grain_of
 from cermet.core.errors import InputError
 from cermet.core.fingerprint import digest_bytes
-from cermet.core.registry import Bits, Method, Part, call
+from cermet.core.registry import Method, Numbers, Part, call
 from cermet.core.types import Place
 from cermet.engine.blocks import Input
 from cermet.engine.geometry import LEAF, geometry
@@ -42,7 +42,7 @@ def shares(weights: Mapping[Key, float]) -> dict[Key, float]:
 
 def parts_of(method: Method, label: str, tensor: str, kept: Container[str]) -> dict[str, str]:
     """The parts that an expert has of a tensor -> the names under which they are stored."""
-    names = {part.name: part_name(part.name, label, tensor) for part in method.parts}
+    names = {part.name: part_name(part, label, tensor) for part in method.parts}
     return {part: name for part, name in names.items() if name in kept}
 
 
@@ -125,11 +125,16 @@ class RestoreJob:
         merged = self._read("merged", self.merged, begin, end)
         base = None if self.base is None else self._read("base", self.base, begin, end)
         total: Tensor | None = None
+        shared: dict[str, Tensor | None] = {}  # read once, and counted once
         for parts, weight in zip(self.parts, self.weights, strict=True):
-            known = {
-                part.name: self._part(part, parts.get(part.name), begin, end)
-                for part in self.method.parts
-            }
+            known = {}
+            for part in self.method.parts:
+                if not (isinstance(part, Numbers) and part.shared):
+                    known[part.name] = self._part(part, parts.get(part.name), begin, end)
+                    continue
+                if part.name not in shared:
+                    shared[part.name] = self._part(part, parts.get(part.name), begin, end)
+                known[part.name] = shared[part.name]
             assert self.method.restore is not None
             own: Tensor = call(self.method.restore, merged, base=base, place=self.place, **known)
             if len(self.weights) == 1:
@@ -147,8 +152,8 @@ class RestoreJob:
     def _part(self, part: Part, name: str | None, begin: int, end: int) -> Tensor | None:
         if name is None:
             return None
-        if not isinstance(part, Bits):
-            return self._numbers(name, begin)
+        if isinstance(part, Numbers):
+            return self._rows(name, begin, end) if part.by_row else self._numbers(name, begin)
         first, last = begin // 8, -(-end // 8)
         stored = self.kept.block(name, first, last)
         counted = first + (begin % 8 > 0)  # a byte that is shared counts with the block before
@@ -162,3 +167,10 @@ class RestoreJob:
         if begin == 0:
             self.digests.add(name, stored, 0)
         return stored.to(torch.float32).reshape(info.shape)
+
+    def _rows(self, name: str, begin: int, end: int) -> Tensor:
+        shape = self.kept.tensors[name].shape[1:]
+        first, last = (at // self.cut.unit * math.prod(shape) for at in (begin, end))
+        stored = self.kept.block(name, first, last)
+        self.digests.add(name, stored, first)
+        return stored.to(torch.float32).reshape(-1, *shape)

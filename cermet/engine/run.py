@@ -21,6 +21,7 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
 from cermet.core.cover import grain_of
 from cermet.core.errors import DiskError, InputError, MachineError
+from cermet.core.registry import call
 from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.copy import CopyJob
@@ -95,6 +96,7 @@ class Finished:
     seconds: of the merge itself; sync_seconds: waiting for the disk afterwards.
     digests: task name -> partial digests of output and inputs, added up.
     parts: the files of what is kept of each expert. part_digests: by the names in them.
+    continued: what one more expert needs to know of this merge, where the method tells.
     """
 
     out: Path
@@ -106,6 +108,7 @@ class Finished:
     digests: Mapping[str, tuple[int, list[int]]] = field(default_factory=dict)
     parts: Layout | None = None
     part_digests: Mapping[str, int] = field(default_factory=dict)
+    continued: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan_layout(plan: Plan, shard_size: int) -> Layout:
@@ -292,10 +295,11 @@ def merge_plan(
                 progress(task.name, (done.stop - done.start) * SIZES[task.dtype])
 
     told = executor.relay(record)
+    continuing: list[Job] = []
 
     def jobs() -> Iterator[Job | CopyJob]:
         for index, task in enumerate(plan.tasks):
-            yield job_of(
+            job = job_of(
                 task,
                 plan.checkpoints,
                 ShardTarget(writers[0], task.name),
@@ -306,6 +310,9 @@ def merge_plan(
                 finished=partial(told, index),
                 parts=parts_out(task, labels, lambda name: ShardTarget(writers[1], name)),
             )
+            if isinstance(job, Job) and job.method.continues is not None:
+                continuing.append(job)
+            yield job
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
@@ -329,7 +336,17 @@ def merge_plan(
         digests=_added_up(plan, journal),
         parts=beside,
         part_digests=_parts_added_up(plan, labels, journal),
+        continued=_continued(continuing),
     )
+
+
+def _continued(jobs: Sequence[Job]) -> Mapping[str, float]:
+    """What a method tells of a merge to the next one; the same for every tensor with elements."""
+    for job in jobs:
+        if job.numel and job.method.continues is not None:
+            found: Mapping[str, float] = call(job.method.continues, **job.parameters, **job.state)
+            return found
+    return {}
 
 
 def _added_up(plan: Plan, journal: Journal) -> dict[str, tuple[int, list[int]]]:

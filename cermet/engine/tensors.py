@@ -146,10 +146,11 @@ def _restored(
     source = MemoryCheckpoint("merged", merged)
     out, jobs = dict(merged), []
     for task in tasks:
-        if task.method is None or task.base is None:
+        if task.method is None:
             continue
         out[task.name] = torch.empty_like(merged[task.name])
-        base = Input(checkpoints[task.base.model], task.base.tensor)
+        named = task.base
+        base = None if named is None else Input(checkpoints[named.model], named.tensor)
         jobs.append(
             RestoreJob(
                 task.place, task.method, task.parameters, Input(source, task.name), base, kept,

@@ -127,8 +127,8 @@ def _prompts(
 def _options(
     task: Task, examples: Any, head: Head | None, tokenizer: Tokenizer, longest: int
 ) -> Asked:
-    # A space at the end of a prompt belongs to the first token of what follows it.
-    prompts = [len(r) for r in tokenizer.plain([e.prompt.rstrip(" ") for e in examples])]
+    # White space at the end of a prompt belongs to the first token of what follows it.
+    prompts = [len(r) for r in tokenizer.plain([e.prompt.rstrip() for e in examples])]
     counts = [n for n, e in zip(prompts, examples, strict=True) for _ in e.options]
     wholes = tokenizer.plain([e.prompt + o for e in examples for o in e.options])
     scored = [

@@ -20,19 +20,20 @@ class PartSlot:
     """One part of one expert for one tensor, as it is stored.
 
     name: under which it is stored. dtype: spelled as in safetensors. shape: as stored; bits are
-    bytes, the first element in the lowest bit of the first.
+    bytes, the first element in the lowest bit of the first. expert: None where all share it.
     """
 
     name: str
     part: Part
-    expert: int
+    expert: int | None
     dtype: str
     shape: tuple[int, ...]
 
 
-def part_name(part: str, label: str, tensor: str) -> str:
-    """The name under which an expert's part of a tensor is stored."""
-    return f"{part}/{label}/{tensor}"
+def part_name(part: Part, label: str, tensor: str) -> str:
+    """The name under which an expert's part of a tensor is stored; `*` stands for all experts."""
+    shared = isinstance(part, Numbers) and part.shared
+    return f"{part.name}/{'*' if shared else label}/{tensor}"
 
 
 def slots_of(task: Task, labels: Sequence[str]) -> list[PartSlot]:
@@ -47,13 +48,17 @@ def _slots(task: Task, labels: Sequence[str]) -> Iterator[PartSlot]:
         if part.only is not None and not call(part.only, **known):
             continue
         if isinstance(part, Numbers):
-            shape = tuple(call(part.shape, **known))
+            rows = (task.numel // task.shape[-1] if task.numel else 0,) if task.shape else (1,)
+            shape = (*(rows if part.by_row else ()), *call(part.shape, **known))
             dtype = "F32" if part.exact else task.dtype
         else:
             assert isinstance(part, Bits)
             shape, dtype = (math.ceil(task.numel / 8),), "U8"
+        if isinstance(part, Numbers) and part.shared:
+            yield PartSlot(part_name(part, "", task.name), part, None, dtype, shape)
+            continue
         for expert, label in enumerate(labels):
-            yield PartSlot(part_name(part.name, label, task.name), part, expert, dtype, shape)
+            yield PartSlot(part_name(part, label, task.name), part, expert, dtype, shape)
 
 
 def labels_of(plan: Plan) -> tuple[str, ...]:

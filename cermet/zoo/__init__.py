@@ -1,1 +1,1 @@
-"""Small real pools, trained here: a base, and experts for four domains of everyday requests."""
+"""Small real pools, trained here: a base, its experts, and the tasks to measure them on."""

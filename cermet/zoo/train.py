@@ -1,15 +1,15 @@
-"""Experts: the base, tuned on the utterances of one domain towards a frozen head.
+"""Experts: the base, tuned on the texts of one subject towards a frozen head.
 
-A head is one direction for each intent: the base's embedding of the intent's example. An
-utterance is given the intent whose direction is closest to its embedding. Heads never learn,
-so experts and merges of them share the heads, and all that is learnt lies in the encoder.
+A head is one direction for each intent: the base's embedding of the intent's example. A text is
+given the intent whose direction is closest to its embedding. Heads never learn, so experts and
+merges of them share the heads, and all that is learnt lies in the encoder.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from cermet.checkpoints.carry import carry_files
 from cermet.inference.encoder import Encoder
-from cermet.zoo.templates import domain
-from cermet.zoo.utterances import Utterance
+from cermet.inference.threads import with_threads
+from cermet.zoo.subjects import Utterance
 
-__all__ = ["THREADS", "Settings", "fixed_threads", "head_of", "save_expert", "train"]
+__all__ = ["THREADS", "Lesson", "Settings", "fixed_threads", "save_expert", "train"]
 
 THREADS = 2
 """Threads of the training: part of what decides the bits of an expert."""
@@ -49,26 +49,28 @@ class Settings:
     pull: float = 0.01
 
 
-def head_of(encoder: Encoder, name: str) -> Float[Tensor, "intents width"]:
-    """The head of a domain, made with the base: one embedding of length 1 for each intent."""
-    return encoder.embed([intent.example for intent in domain(name).intents])
+@dataclass(frozen=True)
+class Lesson:
+    """Texts with labels, and the frozen head that they are learnt towards."""
+
+    head: Float[Tensor, "labels width"]
+    data: Sequence[Utterance]
 
 
 def train(
     encoder: Encoder,
-    head: Float[Tensor, "intents width"],
-    data: Sequence[Utterance],
+    lessons: Sequence[Lesson],
     settings: Settings,
     seed: int,
     tick: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Tune the encoder in place; the head is only read.
+    """Tune the encoder in place; the heads are only read. A batch is of one lesson.
 
     Word embeddings stay the base's, and nothing is dropped out: an expert that moves less
     gets in the way of the others less. `tick` is told the steps done and the steps in all.
     The same seed gives the same bits on the same machine with the same number of threads.
     """
-    total = settings.epochs * -(-len(data) // settings.batch)
+    total = settings.epochs * sum(-(-len(each.data) // settings.batch) for each in lessons)
     encoder.model.get_input_embeddings().weight.requires_grad_(False)
     learning = [p for p in encoder.model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in learning]
@@ -79,11 +81,10 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
     )
-    target = head.detach().T
-    for step, rows in enumerate(_batches(data, settings, seed), start=1):
-        pooled = encoder.pooled(encoder.tokens([u.text for u in rows]))
-        cosines = torch.nn.functional.normalize(pooled, dim=-1) @ target
-        wanted = torch.tensor([u.label for u in rows])
+    for step, batch in enumerate(_batches(lessons, settings, seed), start=1):
+        pooled = encoder.pooled(encoder.tokens([u.text for u in batch.data]))
+        cosines = torch.nn.functional.normalize(pooled, dim=-1) @ batch.head.detach().T
+        wanted = torch.tensor([u.label for u in batch.data])
         loss = torch.nn.functional.cross_entropy(cosines * settings.scale, wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -96,16 +97,18 @@ def train(
             tick(step, total)
 
 
-def _batches(data: Sequence[Utterance], settings: Settings, seed: int) -> Iterator[list[Utterance]]:
+def _batches(lessons: Sequence[Lesson], settings: Settings, seed: int) -> Iterator[Lesson]:
     """Shuffled batches in which the texts are of like length, so that little is padded."""
     order = random.Random(seed)
     stretch = settings.batch * 8
     for _ in range(settings.epochs):
-        rows = order.sample(data, len(data))
         batches = []
-        for start in range(0, len(rows), stretch):
-            near = sorted(rows[start : start + stretch], key=lambda u: len(u.text))
-            batches += [near[i : i + settings.batch] for i in range(0, len(near), settings.batch)]
+        for lesson in lessons:
+            rows = order.sample(lesson.data, len(lesson.data))
+            for start in range(0, len(rows), stretch):
+                near = sorted(rows[start : start + stretch], key=lambda u: len(u.text))
+                cuts = range(0, len(near), settings.batch)
+                batches += [Lesson(lesson.head, near[i : i + settings.batch]) for i in cuts]
         order.shuffle(batches)
         yield from batches
 
@@ -127,12 +130,6 @@ def save_expert(encoder: Encoder, base: Path, out: Path) -> None:
     carry_files(base, base, out)
 
 
-@contextmanager
-def fixed_threads(count: int = THREADS) -> Iterator[None]:
-    """Run torch on that many threads, and on as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def fixed_threads() -> AbstractContextManager[None]:
+    """Run torch on the pools' THREADS, and on as many as before afterwards."""
+    return with_threads(THREADS)

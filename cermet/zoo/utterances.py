@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
-from cermet.zoo.templates import (
-    DOMAINS,
-    SPLITS,
-    Domain,
-    Intent,
-    Split,
-    affixes,
-    domain,
-    fill,
-    frames,
-)
+from cermet.zoo.subjects import SPLITS, Split, Utterance
+from cermet.zoo.templates import DOMAINS, Domain, Intent, affixes, domain, fill, frames
 from cermet.zoo.typos import mistype
 
-__all__ = ["PER_INTENT", "Utterance", "generator_fingerprint", "utterances"]
+__all__ = ["PER_INTENT", "generator_fingerprint", "utterances"]
 
 PER_INTENT: dict[Split, int] = {"train": 100, "validation": 20, "test": 24}
 """How many utterances of each intent a split holds."""
@@ -28,14 +18,6 @@ PER_INTENT: dict[Split, int] = {"train": 100, "validation": 20, "test": 24}
 _OPENED, _CLOSED = 0.4, 0.3  # share of utterances with something before and after
 _ERRORS = (0, 0, 0, 0, 0, 0, 0, 1, 1, 1)  # typing errors, each count as likely as it stands here
 _ATTEMPTS = 200
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One request, and the place of its intent in the domain's list."""
-
-    text: str
-    label: int
 
 
 def utterances(

@@ -13,8 +13,8 @@ _NAMES = (
     "drm_h drm_v emr frank iso_c iso_cts karcher knots_dare knots_dare_ties knots_ties "
     "layer_swapping led_merging linear lines lm_cocktail localize_and_stitch metagpt model_stock "
     "multislerp nearswap nuslerp opcm optmerge optmerge_lora passthrough pcb_merging "
-    "pcb_merging_es r_tsvm ram ramplus_tl regmean rht sce sce_official shadow_ft slerp stf swudi "
-    "tall_mask tall_mask_ties task_arithmetic ties ties_max ties_official ties_sv tsv_m "
+    "pcb_merging_es r_tsvm ram ramplus_tl regmean rht rmm sce sce_official shadow_ft slerp stf "
+    "swudi tall_mask tall_mask_ties task_arithmetic ties ties_max ties_official ties_sv tsv_m "
     "twin_merging varm widen wsm wudi"
 )
 _TRANSFORMS = "drop keep lines rescale trim trim_globally"

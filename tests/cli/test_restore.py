@@ -33,7 +33,7 @@ def assembly(pool: list[Path], tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-@pytest.mark.parametrize("method", ["emr", "tall_mask", "tall_mask_ties", "twin_merging"])
+@pytest.mark.parametrize("method", ["emr", "rmm", "tall_mask", "tall_mask_ties", "twin_merging"])
 def test_files_give_what_tensors_give(
     cermet: Cermet, pool: list[Path], tmp_path: Path, method: str
 ) -> None:

@@ -15,6 +15,7 @@ import typer
 
 import cermet
 from cermet.cli.app import app
+from cermet.core.codec import all_codecs
 from cermet.core.registry import all_factor_methods, all_methods, all_transforms
 from cermet.recipes.schema import Recipe
 
@@ -78,14 +79,42 @@ def test_a_page_shows_every_parameter_with_its_default(written: Path) -> None:
             assert re.search(rf"^\| `{p.name}` \| {p.type_name} \|", page, re.MULTILINE)
 
 
+def test_there_is_a_page_for_each_codec_that_shows_its_parameters(written: Path) -> None:
+    folder = written.parent / "codecs"
+    assert {path.stem for path in folder.iterdir()} == set(all_codecs())
+    for name, codec in all_codecs().items():
+        page = (folder / f"{name}.md").read_text("utf-8")
+        for p in codec.parameters.values():
+            assert re.search(rf"^\| `{p.name}` \| {p.type_name} \|", page, re.MULTILINE)
+        assert ("| 2048 × 2048 |" in page) == (codec.size is not None)
+
+
+def test_a_stale_page_of_a_codec_fails_the_check(
+    generate: ModuleType, written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = written.parent / "codecs" / "bitdelta.md"
+    page.write_text("# by hand\n")
+    (page.parent / "gone.md").write_text("# by hand\n")
+    capsys.readouterr()
+    assert generate.main(["--check"], written) == 1
+    assert "'docs/codecs/bitdelta.md' differs" in capsys.readouterr().out
+    assert generate.main([], written) == 0
+    assert generate.main(["--check"], written) == 0
+
+
 def test_signs_of_markdown_in_a_docstring_are_escaped(generate: ModuleType) -> None:
     assert generate._sentence(["a_b in [0, 1], <c>"]) == r"a\_b in \[0, 1\], \<c\>."
 
 
 def test_the_command_line_page_has_every_verb_and_option() -> None:
     text = (DOCS / "command-line.md").read_text("utf-8")
-    for verb, command in typer.main.get_command(app).commands.items():
-        part = text.partition(f"## cermet {verb}\n")[2].partition("\n## ")[0]
+    verbs = dict(typer.main.get_command(app).commands)
+    for verb, command in list(verbs.items()):
+        below = getattr(command, "commands", {})
+        verbs |= {f"{verb} {name}": inner for name, inner in below.items()}
+    for verb, command in verbs.items():
+        mark = "###" if " " in verb else "##"
+        part = text.partition(f"\n{mark} cermet {verb}\n")[2].partition(f"\n{mark} ")[0]
         assert part, f"no section for {verb}"
         for option in (o for p in command.params for o in p.opts if o.startswith("--")):
             assert f"`{option}`" in part, f"{verb} {option}"

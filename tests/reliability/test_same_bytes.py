@@ -147,6 +147,7 @@ FORMS = (
     Form("optmerge", 2, weights=None, shared={"steps": 5}),
     Form("optmerge_lora", 3, weights=None),
     Form("r_tsvm", 2, weights=None),
+    Form("rmm", 3, weights=None, shared={"directions": 1}),
     Form("stf", 3, weights=None, shared={"density": 0.4}),
     Form("swudi", 3, weights=None),
     Form("wudi", 3, weights=None, shared={"steps": 5, "others": "base"}),

@@ -12,7 +12,12 @@ import pytest
 from cermet import demo
 from cermet.core.errors import InputError
 from cermet.demo import AVERAGE, MERGES, DemoTable, Row
+from cermet.zoo.base import base_folder
+from cermet.zoo.catalogue import Wanted, find_entry
+from cermet.zoo.demo import demo_pool, generated_subjects
+from cermet.zoo.steps import Progress
 from cermet.zoo.templates import DOMAINS
+from cermet.zoo.train import Settings
 
 
 def _row(name: str, kind: str, accuracy: float, kept: float) -> Row:
@@ -56,7 +61,7 @@ def test_five_merges_with_the_plain_average_among_them() -> None:
 
 
 def test_recipes_name_every_expert_and_the_base_where_it_is_needed() -> None:
-    pool = SimpleNamespace(base=Path("b"), experts={"bank": Path("x"), "home": Path("y")})
+    pool = SimpleNamespace(base="b", experts={"bank": "x", "home": "y"})
     for merge in MERGES:
         recipe: Mapping[str, Any] = demo.recipe_of(merge, pool, 4)  # type: ignore[arg-type]
         assert [m["model"] for m in recipe["models"]] == ["x", "y"]
@@ -66,38 +71,47 @@ def test_recipes_name_every_expert_and_the_base_where_it_is_needed() -> None:
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed is -1"):
-        demo.run(tmp_path, -1, print)
+        demo.run(tmp_path, -1)
 
 
-def test_run_measures_base_experts_and_merges(
+def test_run_builds_a_pool_and_measures_base_experts_and_merges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the base in every place: all rows are equal, and nothing is trained."""
-    from cermet.inference.encoder import Encoder
-    from cermet.zoo.base import base_folder
-    from cermet.zoo.pool import Pool
-    from cermet.zoo.train import fixed_threads, head_of
-    from cermet.zoo.utterances import utterances
-
-    base = base_folder()
-    with fixed_threads():
-        heads = {name: head_of(Encoder(base), name) for name in DOMAINS[:2]}
-    pool = Pool(base, dict.fromkeys(heads, base), heads, ())
-    monkeypatch.setattr(demo, "make_pool", lambda *_, **__: pool)
-    monkeypatch.setattr(demo, "utterances", lambda n, s, seed: utterances(n, s, seed, 2))
+    """Two tiny experts; the base stands in for every merge."""
+    monkeypatch.setattr(
+        demo, "generated_subjects", lambda seed: generated_subjects(seed, DOMAINS[:2], 2)
+    )
     asked: list[Mapping[str, Any]] = []
+    said: list[str] = []
 
     def merge(recipe: Mapping[str, Any], out: Path, *, overwrite: bool) -> Any:
         assert overwrite
         asked.append(recipe)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.symlink_to(base)
+        if not out.exists():
+            out.symlink_to(base_folder())
         return SimpleNamespace(seconds=0.5, bytes=7)
 
-    table = demo.run(tmp_path, 0, lambda _: None, merge)
+    tiny = Settings(epochs=1)
+    table = demo.run(tmp_path, 0, Progress(said.append), merge, tiny)
     assert [r["merge_method"] for r in asked] == [m.method for m in MERGES]
+    assert asked[-1]["base_model"] == str(tmp_path / "seed-0/base")
     assert [r.kind for r in table.rows] == ["base", "expert", "expert", *["merge"] * 5]
-    assert len({r.mean for r in table.rows}) == 1
-    assert table.rows[-1].kept == {"bank": 1.0, "travel": 1.0}
-    assert (table.rows[-1].seconds, table.rows[-1].bytes) == (0.5, 7)
-    assert table.rows[0].bytes == (base / "model.safetensors").stat().st_size
+    base, *experts = table.rows[:3]
+    for row in table.rows[3:]:
+        assert row.accuracy == base.accuracy
+        assert (row.seconds, row.bytes) == (0.5, 7)
+    assert [row.kept[name] for row, name in zip(experts, DOMAINS, strict=False)] == [1.0, 1.0]
+    assert base.bytes == (base_folder() / "model.safetensors").stat().st_size
+    assert table.trained == DOMAINS[:2]
+    assert any(line.startswith("experts/bank: made in") for line in said)
+    again = demo.run(tmp_path, 0, merge=merge, settings=tiny)
+    assert again.trained == ()
+    assert again.rows == table.rows
+
+
+def test_the_experts_of_the_catalogue_are_those_of_the_demo() -> None:
+    """`cermet zoo build demo` and `cermet demo` find each other's steps in the cache."""
+    listed = find_entry("demo").draw(Wanted(3))
+    own = demo_pool(3, generated_subjects(3)).blueprint()
+    assert [(s.name, s.stands) for s in listed.steps] == [(s.name, s.stands) for s in own.steps]

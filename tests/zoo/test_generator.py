@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from cermet.zoo.templates import DOMAINS, SPLITS, Intent, Split, affixes, domain, fill, frames
+from cermet.zoo.subjects import SPLITS, Split
+from cermet.zoo.templates import DOMAINS, Intent, affixes, domain, fill, frames
 from cermet.zoo.typos import misspell, mistype
 from cermet.zoo.utterances import PER_INTENT, generator_fingerprint, utterances
 

@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cermet.core.errors import ExtraError, OutputError
+from cermet.checkpoints.front_matter import read_front_matter
+from cermet.core.errors import ExtraError
 from cermet.inference.encoder import Encoder, mean_pool
+from cermet.recipes.pool import read_pool
 from cermet.zoo.base import base_folder
-from cermet.zoo.cache import MARK, cache_folder
-from cermet.zoo.pool import Pool, make_pool
-from cermet.zoo.train import Settings, fixed_threads, head_of
-from cermet.zoo.utterances import Utterance, utterances
+from cermet.zoo.cache import cache_folder
+from cermet.zoo.demo import generated_subjects
+from cermet.zoo.encoders import Encoders
+from cermet.zoo.lora import Rank
+from cermet.zoo.steps import Built, build
+from cermet.zoo.train import Lesson, Settings, fixed_threads, train
 
 _TINY = Settings(epochs=1, batch=8)
+_SUBJECTS = generated_subjects(0, ("bank", "home"), per_intent=2)
 
 
-def _data(name: str) -> Sequence[Utterance]:
-    return utterances(name, "train", 0, per_intent=2)
-
-
-def _pool(folder: Path, lines: list[str], seed: int = 0) -> Pool:
-    return make_pool(folder, seed, lines.append, settings=_TINY, names=("bank",), data=_data)
+def _pool(folder: Path, **wanted: object) -> Built:
+    pool = Encoders("tiny", _SUBJECTS, "Texts: made here.", 0, _TINY, **wanted)  # type: ignore[arg-type]
+    return build(pool.blueprint(), folder)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pool]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
-    return folder, _pool(folder, [])
+    _pool(folder, multi_task=True, adapters=(_TINY, Rank(4, 8)))
+    return folder
 
 
-def test_expert_is_a_checkpoint_like_the_base(trained: tuple[Path, Pool]) -> None:
-    folder, base = trained[0] / "bank", base_folder()
+def test_pool_holds_what_its_file_names(trained: Path) -> None:
+    pool = read_pool(trained)
+    assert list(pool.experts) == list(pool.adapters) == [t.name for t in pool.tasks]
+    for folder in (pool.base, pool.multi_task, *pool.experts.values(), *pool.adapters.values()):
+        assert folder is not None
+        assert read_front_matter(Path(folder)).license == ("apache-2.0",)
+    train = (trained / "tasks/home.train.jsonl").read_text("utf-8").splitlines()
+    assert len(train) == len(_SUBJECTS[1].train)
+    assert json.loads(train[0]) == {"text": _SUBJECTS[1].train[0].text, "label": 0}
+
+
+@pytest.mark.parametrize("name", ["experts/bank", "multi_task"])
+def test_expert_is_a_checkpoint_like_the_base(trained: Path, name: str) -> None:
+    folder, base = trained / name, trained / "base"
     tuned, before = load_file(folder / "model.safetensors"), load_file(base / "model.safetensors")
     assert {n: (t.shape, t.dtype) for n, t in tuned.items()} == {
         n: (t.shape, t.dtype) for n, t in before.items()
     }
-    for name in ("config.json", "tokenizer.json"):
-        assert (folder / name).read_bytes() == (base / name).read_bytes()
+    for file in ("config.json", "tokenizer.json"):
+        assert (folder / file).read_bytes() == (base / file).read_bytes()
     assert (folder / "model.safetensors").stat().st_mode & 0o044
 
 
-def test_layers_learn_and_word_embeddings_stay(trained: tuple[Path, Pool]) -> None:
-    tuned = load_file(trained[0] / "bank" / "model.safetensors")
+def test_layers_learn_and_word_embeddings_stay(trained: Path) -> None:
+    tuned = load_file(trained / "experts/bank/model.safetensors")
     before = load_file(base_folder() / "model.safetensors")
     words = "embeddings.word_embeddings.weight"
     assert torch.equal(tuned[words], before[words])
@@ -56,48 +71,80 @@ def test_layers_learn_and_word_embeddings_stay(trained: tuple[Path, Pool]) -> No
     )
 
 
-def test_heads_are_made_with_the_base_and_never_learn(trained: tuple[Path, Pool]) -> None:
+def test_heads_are_the_bases_embeddings_of_the_examples(trained: Path) -> None:
+    head = load_file(trained / "tasks/bank.head.safetensors")["head"]
     with fixed_threads():
-        head = head_of(Encoder(base_folder()), "bank")
-    assert torch.equal(trained[1].heads["bank"], head)
-    assert not trained[1].heads["bank"].requires_grad
+        assert torch.equal(head, Encoder(base_folder()).embed(_SUBJECTS[0].examples))
     assert torch.allclose(head.norm(dim=1), torch.ones(len(head)))
 
 
-def test_same_seed_same_bytes_and_found_again(trained: tuple[Path, Pool], tmp_path: Path) -> None:
-    first, again = trained[0] / "bank" / "model.safetensors", tmp_path / "bank"
-    lines: list[str] = []
-    assert _pool(tmp_path, lines).trained == ("bank",)
-    assert (again / "model.safetensors").read_bytes() == first.read_bytes()
-    before = (again / "model.safetensors").stat().st_mtime_ns
-    assert _pool(tmp_path, lines).trained == ()
-    assert (again / "model.safetensors").stat().st_mtime_ns == before
-    assert "trained on 20 utterances" in lines[0]
-    assert "found in" in lines[1]
-    assert [p.name for p in tmp_path.iterdir()] == ["bank"]  # nothing half-made is left
+def test_training_brings_texts_to_their_directions(trained: Path) -> None:
+    """A batch that is seen often is known: every weight is used, and labels are the right ones."""
+    encoder = Encoder(trained / "base")
+    head = load_file(trained / "tasks/bank.head.safetensors")["head"]
+    rows = [replace(u, label=9 - u.label) for u in _SUBJECTS[0].train[::2]]  # labels turned round
+    texts, labels = [u.text for u in rows], torch.tensor([u.label for u in rows])
+    assert ((encoder.embed(texts) @ head.T).argmax(1) == labels).float().mean() < 0.5
+    train(encoder, [Lesson(head, rows)], Settings(epochs=12, batch=10, rate=5e-4, pull=0.0), 0)
+    assert ((encoder.embed(texts) @ head.T).argmax(1) == labels).all()
 
 
-def test_a_stale_expert_is_trained_again(tmp_path: Path) -> None:
-    _pool(tmp_path, [])
-    mark = tmp_path / "bank" / MARK
-    found = json.loads(mark.read_text())
-    mark.write_text(json.dumps({**found, "fingerprint": "of an older generator"}))
-    assert _pool(tmp_path, []).trained == ("bank",)
-    assert json.loads(mark.read_text())["fingerprint"] == found["fingerprint"]
+def test_multi_task_learns_every_lesson_towards_its_own_head(trained: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    encoder = Encoder(trained / "base")
+    heads = {s.name: load_file(trained / f"tasks/{s.name}.head.safetensors")["head"]
+             for s in _SUBJECTS}  # fmt: skip
+    lessons = [Lesson(heads[s.name], s.train) for s in _SUBJECTS]
+    train(encoder, lessons, replace(_TINY, epochs=3), 0, lambda *step: steps.append(step))
+    batches = 3 * sum(-(-len(s.train) // 8) for s in _SUBJECTS)
+    assert steps[-1] == (batches, batches)
+    base = Encoder(trained / "base")
+    for subject in _SUBJECTS:
+        texts = [u.text for u in subject.train]
+        own = heads[subject.name][[u.label for u in subject.train]]
+        near, before = ((m.embed(texts) * own).sum(1).mean() for m in (encoder, base))
+        assert near > before
 
 
-def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "bank").mkdir()
-    (tmp_path / "bank" / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="in the way"):
-        _pool(tmp_path, [])
-    assert (tmp_path / "bank" / "thesis.txt").read_text() == "precious"
+def test_adapter_is_what_peft_loads_and_changes_the_model(trained: Path) -> None:
+    from peft import PeftModel
+
+    folder = trained / "adapters/bank"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+    encoder = Encoder(trained / "base")
+    text = [_SUBJECTS[0].train[0].text]
+    before = encoder.embed(text)
+    encoder.model = PeftModel.from_pretrained(encoder.model, folder)
+    assert not torch.allclose(encoder.embed(text), before, atol=1e-4)
+    assert not any("pooler" in n for n in load_file(folder / "adapter_model.safetensors"))
+
+
+def test_same_seed_same_bytes_and_found_again(trained: Path, tmp_path: Path) -> None:
+    names = ("multi_task", "adapters/bank", "adapters/home")
+    _pool(tmp_path, multi_task=True, adapters=(_TINY, Rank(4, 8)))
+    files = [f for f in sorted(trained.rglob("*")) if f.is_file() and f.name != "zoo.json"]
+    assert {f"{n}/README.md" for n in names} <= {str(f.relative_to(trained)) for f in files}
+    for file in files:
+        assert (tmp_path / file.relative_to(trained)).read_bytes() == file.read_bytes(), file
+    assert _pool(tmp_path, multi_task=True, adapters=(_TINY, Rank(4, 8))).made == ()
+
+
+def test_only_what_depends_on_the_settings_is_trained_again(tmp_path: Path) -> None:
+    subjects = _SUBJECTS[:1]
+    first = Encoders("tiny", subjects, "Texts: made here.", 0, _TINY)
+    build(first.blueprint(), tmp_path)
+    other = replace(first, settings=replace(_TINY, rate=2e-4))
+    assert build(other.blueprint(), tmp_path).made == ("experts/bank",)
+    fewer = replace(first, subjects=[replace(subjects[0], train=subjects[0].train[:-1])])
+    assert build(fewer.blueprint(), tmp_path).made == ("tasks", "experts/bank")
 
 
 def test_random_state_and_threads_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    _pool(tmp_path, [])
+    pool = Encoders("tiny", _SUBJECTS[:1], "", 0, _TINY, adapters=(_TINY, Rank(4, 8)))
+    build(pool.blueprint(), tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
@@ -122,8 +169,8 @@ def test_mean_pool_leaves_padding_out() -> None:
     assert mean_pool(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 4.0]]
 
 
-def test_embedding_does_not_depend_on_the_company(trained: tuple[Path, Pool]) -> None:
-    encoder = Encoder(trained[0] / "bank")
+def test_embedding_does_not_depend_on_the_company(trained: Path) -> None:
+    encoder = Encoder(trained / "experts/bank")
     texts = ["freeze my card", "a much longer request about a card that was lost on the train"]
     together, alone = encoder.embed(texts), encoder.embed(texts[:1])
     assert torch.allclose(together[:1], alone, atol=1e-5)

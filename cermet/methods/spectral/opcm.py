@@ -8,6 +8,7 @@ from cermet.core.registry import Sum, method
 from cermet.core.types import Grain, Place, Role
 from cermet.maths.combine import weighted_sum
 from cermet.maths.lowrank import leading
+from cermet.methods import lengths
 from cermet.methods.matrices import covered, room
 
 Tables = Literal["sum", "head", "spectral"]
@@ -34,29 +35,27 @@ def _outside(delta: Tensor, total: Tensor, alpha: float, diagonal: bool) -> Tens
     return delta - first.float()
 
 
-def _united(deltas: Tensor, alpha: float, diagonal: bool) -> Tensor:
+def _united(deltas: Tensor, alpha: float, diagonal: bool, shrunk: float) -> Tensor:
     """All deltas one after the other, each where those before it leave room."""
     if deltas.ndim < 3:
-        return weighted_sum(deltas, [1.0] * len(deltas))
-    total = deltas[0].clone()
+        return weighted_sum(deltas, [1.0 / shrunk, *[1.0] * (len(deltas) - 1)])
+    total = deltas[0] / shrunk
     for delta in deltas[1:]:
         total += _outside(delta, total, alpha, diagonal)
     return total
 
 
 def _squares(
-    deltas: Float[Tensor, "models *block"], *, alpha: float, diagonal: bool
+    deltas: Float[Tensor, "models *block"], *, alpha: float, diagonal: bool, shrunk: float
 ) -> Float[Tensor, "count *block"]:
     found = torch.empty(len(deltas) + 1, *deltas.shape[1:], device=deltas.device)
     torch.square(deltas, out=found[:-1])
-    torch.square(_united(deltas, alpha, diagonal), out=found[-1])
+    torch.square(_united(deltas, alpha, diagonal, shrunk), out=found[-1])
     return found
 
 
-def _factor(*, energy: Tensor) -> dict[str, float]:
-    """The mean length of the deltas over the length of the merged one."""
-    *each, total = energy.sqrt().tolist()
-    return {"factor": sum(each) / len(each) / total if total else 1.0}
+def _check(*, shrunk: float) -> str | None:
+    return None if shrunk else "shrunk is 0; what a merge was multiplied by is positive"
 
 
 @method(
@@ -64,9 +63,11 @@ def _factor(*, energy: Tensor) -> dict[str, float]:
     source="arXiv:2501.09522",
     grain=_grain,
     rounds=[Sum("energy", of=_squares, scope="model")],
-    fit=_factor,
+    fit=lengths.factor,
     fitted=["factor"],
-    limits={"alpha": (0.0, 1.0)},
+    continues=lengths.state,
+    check=_check,
+    limits={"alpha": (0.0, 1.0), "merged": (1, None), "length": (0.0, None), "shrunk": (0.0, None)},
     workspace=room(each=2.0, copies=14.0, short=12.0),
     properties=("odd", "equivariant"),
 )
@@ -77,6 +78,9 @@ def opcm(
     alpha: float = 0.5,
     diagonal: bool = True,
     vocabulary: Tables = "sum",
+    merged: int = 1,
+    length: float | None = None,
+    shrunk: float = 1.0,
 ) -> Float[Tensor, "*block"]:
     """One expert after another, each projected away from what is merged already.
 
@@ -88,10 +92,14 @@ def opcm(
     Inputs      deltas: expert minus base, a matrix at a time
     Parameters  alpha: the share of the merged spectrum that a new expert may not touch. diagonal:
                 nor any pair of singular vectors of it. vocabulary: whether embeddings and heads
-                are added (sum), or heads or both are projected like other matrices
+                are added (sum), or heads or both are projected like other matrices. merged: how
+                many experts the first model is a merge of. length: the mean length of their deltas,
+                by default that of the first model's. shrunk: the factor of that merge; `cermet
+                merge --continue` finds all three in its record
     Properties  the order of the experts matters; one expert comes back; with the diagonal what an
                 expert adds is orthogonal to what was there; the length of the merged delta is the
-                mean of the experts'
+                mean of the experts'; one more expert can be added to a finished merge, which
+                differs from merging all at once by the rounding of the finished one
     When        experts that come one after another, where the first ones must not be forgotten
     Example     >>> merge("opcm", [[0.0, 0.0]] * 2, [[[2, 0], [0, 0]], [[3, 0], [0, 2]]])
                 [[1.9819, 0.0], [0.0, 1.9819]]
@@ -100,4 +108,4 @@ def opcm(
                 spectrum alone, where the authors' code leaves nothing. Without the diagonal it is
                 their paper's repository, with it FusionBench.
     """
-    return _united(deltas, alpha, diagonal).mul_(factor)
+    return _united(deltas, alpha, diagonal, shrunk).mul_(factor)

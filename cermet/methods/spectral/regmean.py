@@ -62,7 +62,11 @@ def regmean(
                 θ = (Σ cᵢWᵢGᵢ)(Σ cᵢGᵢ)⁻¹, cᵢ the weights over their sum;  other tensors: Σ cᵢθᵢ.
                 Cost for a matrix of m × n: T + 1 products of mn², one Cholesky factor of n
     Inputs      weights: the experts' own, a matrix at a time; no base. Statistics: gram, Gᵢ as
-                [inputs, inputs], of every matrix of a linear map
+                [inputs, inputs], of every matrix of a linear map. RegMean++ (arXiv:2508.03121) is
+                this method on other statistics: Gᵢ of layer l over what expert i's layer l sees
+                above the merged layers below it, inside of the layer its own. They are gathered
+                layer by layer, each after the layers below are merged; the recipe that names the
+                files of all layers then makes the same model in one run
     Parameters  weight: of each model. gamma: γ; 0.9 in the paper, 0.1 where it is unstable.
                 vocabulary: whether the head is averaged, or is one more map with a Gram matrix
                 (head); embeddings are averaged

@@ -49,6 +49,23 @@ def test_it_is_the_least_squares_solution() -> None:
     close(_merged(experts, scaled, gamma=1.0), found)
 
 
+def test_statistics_above_merged_layers_make_regmean_plus_plus() -> None:
+    """Layer by layer, as its statistics arise, and in one run from all of them: the same model."""
+    first, second, inputs = _experts(2), _experts(2, 4, 5), _inputs(2)
+    below = _merged(first, _grams(inputs), gamma=1.0)
+    seen = [torch.relu(x @ below.t()) for x in inputs]
+    above = _merged(second, _grams(seen), gamma=1.0)
+    needs = [{"a": g, "b": h} for g, h in zip(_grams(inputs), _grams(seen), strict=True)]
+    experts = [{"a": a, "b": b} for a, b in zip(first, second, strict=True)]
+    found = merge_tensors("regmean", None, experts, needs={"gram": needs}, gamma=1.0)
+    assert torch.equal(found["a"], below)
+    assert torch.equal(found["b"], above)
+    outputs = torch.cat([x @ e.t() for x, e in zip(seen, second, strict=True)]).double()
+    close(above, torch.linalg.lstsq(torch.cat(seen).double(), outputs).solution.t().float())
+    own = [torch.relu(x @ e.t()) for x, e in zip(inputs, first, strict=True)]
+    assert float((above - _merged(second, _grams(own), gamma=1.0)).abs().amax()) > 0.01
+
+
 def test_without_off_diagonals_every_column_is_a_mean() -> None:
     experts, grams = _experts(2), _grams(_inputs(2))
     first, second = (g.diagonal() * c for g, c in zip(grams, (0.25, 0.75), strict=True))

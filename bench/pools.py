@@ -1,0 +1,143 @@
+"""What `cermet bench` has found on the pools of the zoo, from records: pages and README's table.
+
+`bench/records/pools/NAME.jsonl` holds the lines of test of one pool, as `cermet bench` wrote
+them into records.jsonl (`python -m bench keep OUT` takes them over).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.table import markdown
+from cermet.proving.formats import caption, size
+from cermet.proving.table import Row, Table, tables
+
+__all__ = ["POOLS", "found_in", "keep", "main_table", "results"]
+
+POOLS = ("intents", "sight", "voices", "strings")
+"""The pools whose records are kept, in the order of the page."""
+
+_PLACE = "pools"
+_NOTHING = "Nothing has been measured yet (`cermet bench {name} --methods all`).\n"
+
+
+@cache
+def found_in(folder: Path, name: str) -> tuple[Table, ...]:
+    """The tables of a pool, with the largest number of experts first; none without records."""
+    file = folder / _PLACE / f"{name}.jsonl"
+    if not file.is_file():
+        return ()
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return tuple(tables(lines))
+
+
+def keep(out: Path, folder: Path) -> Path:
+    """Take the lines of test over from the folder of a bench; SystemExit where it has none."""
+    file = out / "records.jsonl"
+    if not file.is_file():
+        raise SystemExit(f"'{out}' holds no records.jsonl of a bench.")
+    latest = dict[str, dict[str, Any]]()
+    for text in file.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        if line["split"] == "test":
+            latest[json.dumps([line[k] for k in ("experts", "seed", "kind", "name")])] = line
+    if not latest:
+        raise SystemExit(f"'{file}' holds nothing that was measured on test.")
+    name = Path(next(iter(latest.values()))["pool"]).name
+    kept = folder / _PLACE / f"{name}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("".join(json.dumps(_short(x)) + "\n" for x in latest.values()), "utf-8")
+    return kept
+
+
+def _short(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without what names folders of the machine that it was measured on."""
+    return {key: value for key, value in line.items() if key not in ("recipe", "outcomes")}
+
+
+def main_table(folder: Path, most: int = 12) -> str:
+    """README's table: the references, and the best of what one checkpoint or assembly can do.
+
+    Of the first pool that has records.
+    """
+    tables = [found_in(folder, name) for name in POOLS]
+    found = next((one for one in tables if one), ())
+    if not found:
+        return _NOTHING.format(name=POOLS[0])
+    table = found[0]
+    merges = [row for row in table.rows if row.kind == "merge"]
+    wanted = {row.name for row in merges[:most]} | {"linear", "task_arithmetic", "ties"}
+    rest = [row for row in table.rows if row.kind in ("assembly", "codec")][:4]
+    told = [
+        row
+        for row in table.rows
+        if row.name in ("base", "multi-task", "experts kept apart")
+        or (row.kind == "merge" and row.name in wanted)
+        or row in rest
+    ]
+    more = f"All {len(table.rows)} rows: [Results](docs/results.md)."
+    return f"{caption(table)}\n\n{_rows(told)}\n{more}\n"
+
+
+def results(folder: Path, name: str) -> str:
+    """The whole table of a pool, what was not run, and how it goes with the number of experts."""
+    found = found_in(folder, name)
+    if not found:
+        return _NOTHING.format(name=name)
+    table = found[0]
+    parts = [caption(table) + "\n\n" + _rows(table.rows)]
+    if table.not_run:
+        names = dict[str, list[str]]()
+        for missing in table.not_run:
+            names.setdefault(missing.reason, []).append(f"`{missing.name}`")
+        lines = [f"- {', '.join(which)}: {reason}" for reason, which in names.items()]
+        parts.append("Not run:\n\n" + "\n".join(lines) + "\n")
+    if len(found) > 1:
+        parts.append(_by_size(found))
+    return "\n".join(parts)
+
+
+def _rows(rows: Sequence[Row]) -> str:
+    head = [
+        "method",
+        "kind",
+        "chosen",
+        "of the experts",
+        "95 %",
+        "worst task",
+        "flips",
+        "s",
+        "size",
+    ]
+    return markdown(head, [_cells(row) for row in rows])
+
+
+def _cells(row: Row) -> list[str]:
+    values = "/".join(dict.fromkeys(f"{value:g}" for value in row.chosen))
+    return [
+        row.name,
+        row.kind,
+        f"{row.knob} {values}" if row.knob else "",
+        f"{row.normalised:.1%}",
+        f"{100 * row.low:.1f} to {100 * row.high:.1f}",
+        f"{row.worst:.1%}",
+        f"{row.flips:.1%}",
+        "" if row.kind == "reference" else f"{row.seconds:.2f}",
+        size(row.bytes),
+    ]
+
+
+def _by_size(found: Sequence[Table]) -> str:
+    """Rows that were measured with several numbers of experts."""
+    ordered = sorted(found, key=lambda table: table.experts)
+    names = [row.name for row in ordered[0].rows if row.kind == "merge" or row.name == "base"]
+    rows = []
+    for name in names:
+        shares = [[r.normalised for r in t.rows if r.name == name] for t in ordered]
+        rows.append([name, *(f"{s[0]:.1%}" if s else "" for s in shares)])
+    head = ["of the experts, with", *(str(table.experts) for table in ordered)]
+    return markdown(head, rows)

@@ -1,0 +1,1 @@
+"""The proving ground: every method on one pool, measured alike, in one table."""

@@ -1,0 +1,233 @@
+"""Vision encoders with frozen heads: a base that learns what scenes show, and experts of tasks.
+
+A head is a linear discriminant on the base's features of a few labelled images. Heads never learn
+after that, so experts and merges of them share the heads, and all that is learnt lies in the
+encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from cermet.core.errors import ExtraError
+from cermet.inference.encoder import quiet
+from cermet.inference.threads import with_threads
+from cermet.zoo.drawing import SIZE
+from cermet.zoo.images import Images
+from cermet.zoo.scenes import scenes
+from cermet.zoo.steps import Tick
+
+__all__ = [
+    "THREADS",
+    "Form",
+    "Head",
+    "Tuning",
+    "features",
+    "fit_head",
+    "load_encoder",
+    "new_encoder",
+    "pretrain",
+    "tune",
+]
+
+THREADS = 1
+"""Threads of the training, part of what decides the bits: matrices this small gain nothing from a
+second one, and lose much where other work runs beside them."""
+
+_BATCH = 256  # images in one forward pass without gradients: bounded memory
+
+Encoder: TypeAlias = Any
+"""transformers' ViTModel without a pooler."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shape of the encoder."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    inner: int = 256
+    patch: int = 6
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How an encoder is trained.
+
+    rate: the highest learning rate, reached after `warm_up` (a share of all steps) and then brought
+    down to 0 in a straight line; decay: of AdamW; pull: the share of the way back to where it began
+    that every weight goes after each step.
+    """
+
+    epochs: int
+    batch: int
+    rate: float
+    warm_up: float = 0.1
+    decay: float = 0.01
+    pull: float = 0.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A frozen linear layer on the features of an encoder."""
+
+    weight: Float[Tensor, "labels width"]
+    bias: Float[Tensor, "labels"]
+
+    def __call__(self, found: Float[Tensor, "n width"]) -> Float[Tensor, "n labels"]:
+        return torch.nn.functional.linear(found, self.weight, self.bias)
+
+
+def new_encoder(form: Form, seed: int) -> Encoder:
+    """An untrained encoder. Raises ExtraError where transformers is missing."""
+    transformers = _transformers()
+    config = transformers.ViTConfig(
+        hidden_size=form.width, num_hidden_layers=form.layers, num_attention_heads=form.heads,
+        intermediate_size=form.inner, image_size=SIZE, patch_size=form.patch, num_channels=1,
+        initializer_range=form.width**-0.5,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transformers.ViTModel(config, add_pooling_layer=False)
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """The encoder of a folder. Raises ExtraError where transformers is missing."""
+    library = _transformers()
+    with quiet(library.utils.logging):
+        return library.ViTModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False
+        )
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ExtraError(
+            "Training an encoder needs transformers; install it with: pip install 'cermet[zoo]'"
+        ) from error
+    return transformers
+
+
+def _pooled(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:
+    values = torch.from_numpy(pixels).float() / 255 * 2 - 1
+    found: Tensor = encoder(pixel_values=values).last_hidden_state[:, 0]
+    return found
+
+
+def features(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:
+    """What a head sees of each image."""
+    encoder.eval()
+    with with_threads(THREADS), torch.inference_mode():
+        parts = [_pooled(encoder, pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH)]
+        return torch.cat(parts)
+
+
+def fit_head(
+    found: Float[Tensor, "n width"], labels: Int[np.ndarray, "n"], shrink: float = 0.1
+) -> Head:
+    """The linear discriminant of labelled features, every label as likely as any other.
+
+    The covariance within the labels is taken in float64 and shrunk towards a multiple of the
+    identity of the same trace by the share `shrink`, since few examples give it.
+    """
+    x, y = found.double(), torch.from_numpy(labels)
+    means = torch.stack([x[y == label].mean(dim=0) for label in range(int(y.max()) + 1)])
+    centred = x - means[y]
+    within = centred.T @ centred / len(x)
+    width = within.shape[0]
+    round_ = torch.eye(width, dtype=torch.float64) * within.trace() / width
+    weight = torch.linalg.solve((1 - shrink) * within + shrink * round_, means.T).T
+    bias = -(weight * means).sum(dim=1) / 2
+    return Head(weight.float().contiguous(), (bias - bias.mean()).float())
+
+
+def pretrain(
+    encoder: Encoder, random: np.random.Generator, count: int, tuning: Tuning, tick: Tick
+) -> None:
+    """Teach an encoder to say what `count` scenes show, through a linear layer that is dropped."""
+    pixels, told = scenes(random, count)
+    told -= told.mean(axis=0)
+    told /= np.maximum(told.std(axis=0), 1e-3)
+    numbers, width = told.shape[1], encoder.config.hidden_size
+    layer = Head(
+        torch.zeros(numbers, width, requires_grad=True), torch.zeros(numbers, requires_grad=True)
+    )
+    wanted = torch.from_numpy(told)
+
+    def loss(rows: Int[np.ndarray, "rows"]) -> Float[Tensor, ""]:
+        said = layer(_pooled(encoder, pixels[rows]))
+        return torch.nn.functional.mse_loss(said, wanted[rows])
+
+    learning = [*encoder.parameters(), layer.weight, layer.bias]
+    _descend(learning, _shuffled(random, count, tuning), loss, tuning, tick)
+
+
+def tune(
+    encoder: Encoder,
+    tasks: Sequence[tuple[Images, Head]],
+    random: np.random.Generator,
+    tuning: Tuning,
+    tick: Tick,
+) -> None:
+    """Tune an encoder in place on tasks, as many images of each in every batch; heads stay."""
+    count = max(len(images) for images, _ in tasks)
+
+    def loss(rows: Int[np.ndarray, "rows"]) -> Float[Tensor, ""]:
+        chosen = [images.rows(rows % len(images)) for images, _ in tasks]
+        found = _pooled(encoder, np.concatenate([images.pixels for images in chosen]))
+        losses = [
+            torch.nn.functional.cross_entropy(head(part), torch.from_numpy(images.labels))
+            for images, (_, head), part in zip(
+                chosen, tasks, torch.split(found, len(rows)), strict=True
+            )
+        ]
+        return torch.stack(losses).mean()
+
+    _descend(list(encoder.parameters()), _shuffled(random, count, tuning), loss, tuning, tick)
+
+
+def _shuffled(
+    random: np.random.Generator, count: int, tuning: Tuning
+) -> list[Int[np.ndarray, "rows"]]:
+    """The rows of every batch of all epochs."""
+    found = []
+    for _ in range(tuning.epochs):
+        order = random.permutation(count)
+        found += [order[i : i + tuning.batch] for i in range(0, count, tuning.batch)]
+    return found
+
+
+def _descend(
+    learning: Sequence[Tensor],
+    batches: Sequence[Int[np.ndarray, "rows"]],
+    loss: Callable[[Int[np.ndarray, "rows"]], Float[Tensor, ""]],
+    tuning: Tuning,
+    tick: Tick,
+) -> None:
+    start = [weight.detach().clone() for weight in learning]
+    optimiser = torch.optim.AdamW(learning, lr=tuning.rate, weight_decay=tuning.decay, fused=True)
+    total, warm = len(batches), max(1, round(tuning.warm_up * len(batches)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
+    )
+    with with_threads(THREADS):
+        for step, rows in enumerate(batches, start=1):
+            loss(rows).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            with torch.no_grad():
+                for weight, before in zip(learning, start, strict=True):
+                    weight.lerp_(before, tuning.pull)
+            schedule.step()
+            optimiser.zero_grad()
+            tick(step, total)
