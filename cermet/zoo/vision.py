@@ -134,12 +134,18 @@ def features(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Te
 
 
 def fit_head(
-    found: Float[Tensor, "n width"], labels: Int[np.ndarray, "n"], shrink: float = 0.1
+    found: Float[Tensor, "n width"],
+    labels: Int[np.ndarray, "n"],
+    shrink: float = 0.5,
+    spread: float = 2.0,
 ) -> Head:
     """The linear discriminant of labelled features, every label as likely as any other.
 
     The covariance within the labels is taken in float64 and shrunk towards a multiple of the
-    identity of the same trace by the share `shrink`, since few examples give it.
+    identity of the same trace by the share `shrink`, since few examples give it. They also make the
+    discriminant far too sure of itself, and an encoder that learns under it hardly moves towards
+    what it should say. So the logits of an example are scaled to a standard deviation of `spread`
+    on average.
     """
     x, y = found.double(), torch.from_numpy(labels)
     means = torch.stack([x[y == label].mean(dim=0) for label in range(int(y.max()) + 1)])
@@ -149,7 +155,9 @@ def fit_head(
     round_ = torch.eye(width, dtype=torch.float64) * within.trace() / width
     weight = torch.linalg.solve((1 - shrink) * within + shrink * round_, means.T).T
     bias = -(weight * means).sum(dim=1) / 2
-    return Head(weight.float().contiguous(), (bias - bias.mean()).float())
+    bias -= bias.mean()
+    scale = spread / (x @ weight.T + bias).std(dim=1).mean()
+    return Head((weight * scale).float().contiguous(), (bias * scale).float())
 
 
 def pretrain(
@@ -180,7 +188,14 @@ def tune(
     tuning: Tuning,
     tick: Tick,
 ) -> None:
-    """Tune an encoder in place on tasks, as many images of each in every batch; heads stay."""
+    """Tune an encoder in place on tasks, as many images of each in every batch; heads stay.
+
+    Only matrices learn. Embeddings, norms and biases stay the base's: what they do to one image
+    they do to all, so experts of different tasks would get in each other's way.
+    """
+    for weight in encoder.parameters():
+        weight.requires_grad_(weight.dim() == 2)
+    learning = [weight for weight in encoder.parameters() if weight.requires_grad]
     count = max(len(images) for images, _ in tasks)
 
     def loss(rows: Int[np.ndarray, "rows"]) -> Float[Tensor, ""]:
@@ -194,7 +209,7 @@ def tune(
         ]
         return torch.stack(losses).mean()
 
-    _descend(list(encoder.parameters()), _shuffled(random, count, tuning), loss, tuning, tick)
+    _descend(learning, _shuffled(random, count, tuning), loss, tuning, tick)
 
 
 def _shuffled(

@@ -93,7 +93,9 @@ def test_training_moves_the_encoder_and_not_the_head(pool: Path) -> None:
     )
     assert base.keys() == expert.keys()
     assert not any(name.startswith("pooler") for name in base)
-    assert any(not torch.equal(base[name], expert[name]) for name in base)
+    moved = {name for name in base if not torch.equal(base[name], expert[name])}
+    assert moved
+    assert moved == {name for name, weight in base.items() if weight.dim() == 2}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -141,6 +143,7 @@ def test_a_discriminant_tells_clouds_apart() -> None:
     head = vision.fit_head(found, labels)
     assert (head(found).argmax(dim=1).numpy() == labels).all()
     assert float(head.bias.sum()) == pytest.approx(0, abs=1e-4)
+    assert float(head(found).std(dim=1).mean()) == pytest.approx(2)
 
 
 def test_digits_without_scikit_learn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
