@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 from hypothesis import settings
 
 import tests.checked  # noqa: F401 - named below
+
+# Where tests run side by side, threads that wait for work in a loop keep the others from it. It has
+# to stand before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # The shapes in these rooms' signatures are checked at every call. It has to stand before the
 # first import of cermet. Other rooms annotate with protocols, which beartype cannot check.
