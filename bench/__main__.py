@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bench.memory import Memory, measure_memory
 from bench.pool import SHAPES
-from bench.readme import rewrite
+from bench.pools import keep
+from bench.readme import PAGES, rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
 from bench.scaling import Scaling, default_threads, measure_scaling
@@ -29,8 +30,9 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="all",
-        choices=("all", "speed", "memory", "scaling", "table", "readme"),
-        help="what to measure (all: speed, memory, scaling) or to print; default all",
+        choices=("all", "speed", "memory", "scaling", "table", "readme", "keep"),
+        help="what to measure (all: speed, memory, scaling) or to print; default all; keep: take "
+        "over the records of `cermet bench`, from its --out given as --dir",
     )
     add = parser.add_argument
     add("--dir", type=Path, default=Path("~/.cache/cermet/bench"), help="pools and outputs")
@@ -97,7 +99,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(tables(given.records), end="")
         return 0
     if given.what == "readme":
-        return rewrite(given.readme, given.records, check=given.check)
+        wrong = rewrite(given.readme, given.records, check=given.check)
+        for page, parts in PAGES.items():
+            file = given.readme.parent / page
+            if file.is_file():
+                wrong |= rewrite(file, given.records, check=given.check, parts=parts)
+        return wrong
+    if given.what == "keep":
+        print(f"'{keep(given.dir, given.records)}' written; next: `python -m bench readme`.")
+        return 0
     folder = given.dir.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     steps = {"speed": _speed, "memory": _memory, "scaling": _scaling}

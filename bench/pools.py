@@ -16,7 +16,7 @@ from bench.table import markdown
 from cermet.proving.formats import caption, size
 from cermet.proving.table import Row, Table, tables
 
-__all__ = ["POOLS", "found_in", "intents", "keep", "results"]
+__all__ = ["POOLS", "found_in", "keep", "main_table", "results"]
 
 POOLS = ("intents", "sight", "voices", "strings")
 """The pools whose records are kept, in the order of the page."""
@@ -59,11 +59,15 @@ def _short(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key not in ("recipe", "outcomes")}
 
 
-def intents(folder: Path, most: int = 12) -> str:
-    """README's table: the references, and the best of what one checkpoint or assembly can do."""
-    found = found_in(folder, "intents")
+def main_table(folder: Path, most: int = 12) -> str:
+    """README's table: the references, and the best of what one checkpoint or assembly can do.
+
+    Of the first pool that has records.
+    """
+    tables = [found_in(folder, name) for name in POOLS]
+    found = next((one for one in tables if one), ())
     if not found:
-        return _NOTHING.format(name="intents --data DIR")
+        return _NOTHING.format(name=POOLS[0])
     table = found[0]
     merges = [row for row in table.rows if row.kind == "merge"]
     wanted = {row.name for row in merges[:most]} | {"linear", "task_arithmetic", "ties"}

@@ -16,6 +16,7 @@ from cermet.core.errors import InputError
 from cermet.core.fingerprint import sha256_hex
 from cermet.engine.archive import is_archive
 from cermet.engine.manifest import MANIFEST, read_manifest
+from cermet.engine.run import check_device
 from cermet.evaluate.evaluator import Evaluator, Tick, find_task
 from cermet.evaluate.harness import HarnessResult, harness
 from cermet.evaluate.harness_tasks import write_task
@@ -64,6 +65,7 @@ def evaluate(
 
     Raises CermetError in one of its kinds; tasks that are finished are kept.
     """
+    check_device(device)
     known = read_pool(Path(pool))
     chosen = known.tasks if tasks is None else [find_task(known.tasks, n) for n in tasks]
     run = _Run(known, split, limit, device, threads, None if out is None else Path(out), begin)
@@ -171,6 +173,8 @@ class _Subject:
             named["multi_task"] = pool.multi_task
         here = Path(name).exists()
         self._reference = parse_model(name if here else named.get(name, name))
+        if Path(self._reference.path).is_file():
+            raise InputError(f"'{name}' is a file; name the folder with its config and tokenizer.")
         self._folder = folder_of(self._reference)
         self._adapter = None
         if self._reference.lora is not None:

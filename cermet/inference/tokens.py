@@ -52,7 +52,7 @@ class Tokenizer:
                     folder, local_files_only=True
                 )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(": ")
             raise FormatError(f"The tokenizer of '{folder}' cannot be read: {reason}") from error
         self.begin: int | None = self._own.bos_token_id
         self.end: int | None = self._own.eos_token_id

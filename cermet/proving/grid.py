@@ -43,10 +43,11 @@ _SUMS = frozenset({
     "task_arithmetic", "twin_merging",
 })  # fmt: skip
 """Methods that add deltas up: a factor of 1/n is their average, and 1 their sum, so the n experts
-of a pool set the range. lora_sum and its like are found by their shelf."""
+of a pool set the range, from half of the average. Those on adapters are found by their shelf."""
 
-_AROUND_ONE = (2**-0.5, 2**1.5)
-"""For methods whose result has an expert's size at 1: published searches lie in 0.8 to 2.5."""
+_AROUND_ONE = (0.25, 2.0)
+"""For methods whose result has about an expert's size at 1. Published searches lie in 0.8 to 2.5;
+experts that disagree much (the pool voices) want less than 0.7."""
 
 _KNOBS: Mapping[str, tuple[str, float, float, Spacing]] = {
     "doge_ta": ("lambda", 1.0, 16.0, "ratio"),  # eta is a length for CLIP; others are longer
@@ -121,13 +122,13 @@ def _knob(method: Method, experts: int) -> tuple[str, float, float, Spacing] | N
         return _KNOBS[method.name]
     if method.name == "lines":  # beta is task arithmetic's factor, in the last layer
         return "beta", 1 / experts, 1.0, "ratio"
-    if method.name == "metagpt":  # an average, so from there to a sum
-        return "lambda", 1.0, float(max(experts, 2)), "ratio"
+    if method.name == "metagpt":  # an average, so from half of it to a sum
+        return "lambda", 0.5, float(max(experts, 2)), "ratio"
     factor = _factor(method)
     if factor is None:
         return None
     if method.name in _SUMS or method.on == "factors":
-        return factor, 1 / max(experts, 2), 1.0, "ratio"
+        return factor, 1 / (2 * max(experts, 1)), 1.0, "ratio"
     return factor, *_AROUND_ONE, "ratio"
 
 

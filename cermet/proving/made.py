@@ -27,9 +27,9 @@ __all__ = ["Evaluating", "Maker", "Measured"]
 class Evaluating(Protocol):
     """What tells the outcomes of a model; see `cermet.evaluate.evaluator.Evaluator`."""
 
-    def outcomes(
-        self, model: Path, task: str, split: Split, limit: int | None = None
-    ) -> Outcomes: ...
+    def outcomes(self, model: Path, task: str, split: Split, limit: int | None = None) -> Outcomes:
+        """Those of one model on the examples of a task; at most `limit` of them."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cermet.zoo import decoder
 from cermet.zoo.catalogue import Entry, Wanted
 from cermet.zoo.decoder import Course, Line, Shape
 from cermet.zoo.letters import letter_tokens
-from cermet.zoo.lora import Rank, save_adapter, with_adapter
+from cermet.zoo.lora import Rank, ask_for_peft, save_adapter, with_adapter
 from cermet.zoo.operations import ELEMENTARY, LETTERS, OPERATIONS, asked, strings
 from cermet.zoo.steps import Blueprint, Step, Tick
 from cermet.zoo.texts import Part
@@ -39,10 +39,10 @@ class Settings:
     """
 
     shape: Shape = field(default=Shape(width=128, layers=4, heads=4, inner=384, positions=32))
-    base: Course = field(default=Course(steps=400, batch=128, rate=2e-3))
-    expert: Course = field(default=Course(steps=120, batch=128, rate=2e-3))
-    multi_task: Course = field(default=Course(steps=400, batch=128, rate=2e-3))
-    adapter: Course = field(default=Course(steps=240, batch=128, rate=1e-2))
+    base: Course = field(default=Course(steps=900, batch=64, rate=2e-3))
+    expert: Course = field(default=Course(steps=280, batch=64, rate=2e-3))
+    multi_task: Course = field(default=Course(steps=1200, batch=64, rate=2e-3))
+    adapter: Course = field(default=Course(steps=400, batch=64, rate=1e-2))
     rank: Rank = field(default=Rank())
     validation: int = 100
     test: int = 240
@@ -147,8 +147,10 @@ def _about(names: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def blueprint(wanted: Wanted, settings: Settings | None = None) -> Blueprint:
-    """The steps of the pool of a seed."""
+    """The steps of the pool of a seed. Raises ExtraError where adapters need peft."""
     adapters = "adapters" in wanted.extras
+    if adapters:
+        ask_for_peft()
     steps = _Maker(settings or Settings(), wanted.seed).steps(adapters)
     return Blueprint(steps, {"pool.yaml": _pool(adapters)})
 

@@ -11,7 +11,7 @@ import pytest
 from bench.__main__ import main
 from bench.demo import demo
 from bench.methods import methods
-from bench.readme import PARTS, expected, rewrite
+from bench.readme import PAGES, PARTS, expected, rewrite
 from bench.records import RECORDS, append
 from cermet.core.registry import all_methods
 from cermet.demo import DemoTable, Row
@@ -86,6 +86,8 @@ def test_the_command_checks_and_rewrites(readme: Path, tmp_path: Path) -> None:
 
 def test_the_readme_of_this_repository_is_not_stale() -> None:
     assert rewrite(ROOT / "README.md", RECORDS, check=True) == 0
+    for page, parts in PAGES.items():
+        assert rewrite(ROOT / page, RECORDS, check=True, parts=parts) == 0
 
 
 def test_the_last_record_of_the_demo_counts(tmp_path: Path) -> None:

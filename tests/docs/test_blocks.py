@@ -26,12 +26,11 @@ PAGES = sorted(
 LISTED = {
     "README.md": [
         "make demo   # installs into .venv, trains four experts, merges them, shows a table",
+        "cermet bench intents --data data          # trains the pool where it is missing",
         "python3 -m venv .venv",
     ],
     "CONTRIBUTING.md": ["make install    # .venv with everything that the tests need"],
-    "docs/bench.md": [
-        "cermet bench voices             # a pool of the zoo, built where it is missing"
-    ],
+    "docs/bench.md": ["cermet bench voices             # a pool of the zoo"],
     "docs/benchmarks.md": ["make bench                                      # everything"],
     "docs/install.md": [
         "python3 -m venv .venv",
@@ -43,6 +42,7 @@ LISTED = {
     "docs/zoo.md": [
         "cermet zoo build voices                               # in the cache",
         "cermet_pool: 1",
+        "cermet zoo build intents --data data                   # base, experts, multi-task model",
     ],
 }
 

@@ -17,7 +17,7 @@ from tests.proving.pools import write_quick_pool
 from tests.recipes.pools import llama
 
 _EVERY = {**all_methods(), **all_factor_methods()}
-_SCALED = sorted(n for n, m in _EVERY.items() if grid_of(m, 4, 5).scales)
+_SCALED = sorted(n for n, m in _EVERY.items() if grid_of(m, 4, 5).scales and not m.needs)
 
 
 def test_every_method_gets_what_it_takes_and_no_more_points_than_others() -> None:
@@ -30,16 +30,16 @@ def test_every_method_gets_what_it_takes_and_no_more_points_than_others() -> Non
         assert required - {"loss", "beta", "t"} <= grid.points[0].keys(), method.name
 
 
-def test_a_factor_of_a_sum_goes_from_the_average_to_the_sum() -> None:
+def test_a_factor_of_a_sum_goes_from_half_the_average_to_the_sum() -> None:
     grid = grid_of(_EVERY["task_arithmetic"], 8, 5)
     assert grid.knob == "lambda"
-    assert grid.values == [0.125, 0.21, 0.354, 0.595, 1.0]
-    assert grid_of(_EVERY["lora_sum"], 4, 2).values == [0.25, 1.0]
+    assert grid.values == [0.0625, 0.125, 0.25, 0.5, 1.0]
+    assert grid_of(_EVERY["lora_sum"], 4, 2).values == [0.125, 1.0]
 
 
 def test_a_factor_of_a_whole_delta_stands_around_one() -> None:
-    assert grid_of(_EVERY["tsv_m"], 8, 5).values == [0.707, 1.0, 1.41, 2.0, 2.83]
-    assert grid_of(_EVERY["tsv_m"], 3, 1).values == [1.41]
+    assert grid_of(_EVERY["tsv_m"], 8, 5).values == [0.25, 0.42, 0.707, 1.19, 2.0]
+    assert grid_of(_EVERY["tsv_m"], 3, 1).values == [0.707]
 
 
 def test_an_average_has_nothing_to_choose() -> None:

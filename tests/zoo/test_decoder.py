@@ -8,11 +8,11 @@ from itertools import islice
 import pytest
 import torch
 
+from cermet.inference.threads import with_threads
 from cermet.zoo import decoder
 from cermet.zoo.decoder import IGNORED, Course, Line, Shape, blocks, lines, make, train
 from cermet.zoo.texts import pieces
 from cermet.zoo.tokens import PAD, SPECIALS, byte_tokens, learnt_tokens
-from cermet.zoo.train import fixed_threads
 
 _BOS, _EOS = SPECIALS["bos_token"][0], SPECIALS["eos_token"][0]
 _SHAPE = Shape(width=16, layers=1, heads=2, inner=24, positions=64)
@@ -23,7 +23,7 @@ _TEXTS = [[10 + i, 20 + i, 30 + i] for i in range(5)]
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices as small as these are slower on two threads, and very slow beside other work."""
-    monkeypatch.setattr(decoder, "fixed_threads", partial(fixed_threads, 1))
+    monkeypatch.setattr(decoder, "fixed_threads", partial(with_threads, 1))
 
 
 def test_blocks_hold_every_text_once_in_a_round_each_behind_a_beginning() -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cermet.evaluate.evaluator import Evaluator
+from cermet.inference.threads import with_threads
 from cermet.recipes.pool import Pool, read_pool
 from cermet.zoo import decoder
 from cermet.zoo.catalogue import Wanted, find_entry
@@ -22,7 +23,6 @@ from cermet.zoo.operations import ELEMENTARY, OPERATIONS, asked, part_of, string
 from cermet.zoo.steps import Built, build
 from cermet.zoo.strings import OWN, Settings, blueprint
 from cermet.zoo.texts import SPLITS
-from cermet.zoo.train import fixed_threads
 
 _FEW = Course(steps=2, batch=4, rate=1e-3)
 _TINY = Settings(
@@ -106,7 +106,7 @@ def test_a_letter_is_one_token_and_so_is_a_name() -> None:
 def _build(folder: Path, *extras: str, seed: int = 0) -> Built:
     """On one thread: matrices as small as these are slower on two, and very slow beside others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoder, "fixed_threads", partial(fixed_threads, 1))
+        patch.setattr(decoder, "fixed_threads", partial(with_threads, 1))
         return build(blueprint(Wanted(seed, extras), _TINY), folder)
 
 

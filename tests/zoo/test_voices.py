@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from cermet import plan
 from cermet.core.errors import FormatError, InputError
+from cermet.inference.threads import with_threads
 from cermet.recipes.pool import read_pool
 from cermet.zoo import decoder
 from cermet.zoo.cache import MARK
@@ -27,7 +28,6 @@ from cermet.zoo.installed import DOMAINS, arithmetic, technical
 from cermet.zoo.published import found_in
 from cermet.zoo.steps import Built, build
 from cermet.zoo.texts import SPLITS, Amounts, Source, chance, divide
-from cermet.zoo.train import fixed_threads
 from cermet.zoo.voices import OWN, Settings, blueprint
 
 _COURSE = Course(steps=3, batch=2, rate=1e-2)
@@ -73,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _built(root: Path, wanted: Wanted) -> Built:
     """On one thread: small matrices are slower on two, and very slow beside other work."""
-    with mock.patch.object(decoder, "fixed_threads", partial(fixed_threads, 1)):
+    with mock.patch.object(decoder, "fixed_threads", partial(with_threads, 1)):
         return build(blueprint(wanted, _TINY), root)
 
 

@@ -1,0 +1,101 @@
+"""Verdicts: a claim holds, does not hold here, or cannot be told, by a paired interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.literature import CLAIMS, literature, verdict
+from bench.pools import POOLS, found_in, keep, main_table, results
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> None:
+    found_in.cache_clear()
+
+
+def _line(name: str, shares: Mapping[str, float], **more: Any) -> dict[str, Any]:
+    tasks = {
+        task: {"value": share, "metric": "accuracy", "examples": 9, "normalised": share}
+        for task, share in shares.items()
+    }
+    mean = sum(shares.values()) / len(shares)
+    return {
+        "format": 1, "key": name, "pool": "voices", "experts": 3, "seed": 0, "kind": "merge",
+        "name": name, "split": "test", "point": {}, "recipe": {"models": "/home/me"},
+        "tasks": tasks, "knob": None, "grid": [], "random": False, "mean": mean,
+        "normalised": mean, "low": mean, "high": mean, "worst": min(shares.values()),
+        "out_of_domain": None, "flips": 0.0, "seconds": 1.0, "peak_bytes": 0, "bytes": 1000,
+        **more,
+    }  # fmt: skip
+
+
+def _kept(tmp_path: Path, *lines: dict[str, Any]) -> Path:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keep(out, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("differences", "slack", "said"),
+    [
+        ([0.10, 0.11, 0.09], 0.0, "holds"),
+        ([-0.10, -0.11, -0.09], 0.0, "does not hold here"),
+        ([-0.10, 0.11, 0.02], 0.0, "cannot tell"),
+        ([-0.004, -0.005, -0.003], 0.01, "holds"),
+        ([-0.02, -0.021, -0.019], 0.01, "does not hold here"),
+        ([0.5], 0.0, "cannot tell"),
+    ],
+)
+def test_the_verdict_follows_the_interval(
+    differences: list[float], slack: float, said: str
+) -> None:
+    assert verdict(differences, slack) == said
+
+
+def test_a_claim_is_told_on_the_pool_that_has_its_rows(tmp_path: Path) -> None:
+    folder = _kept(
+        tmp_path,
+        _line("ties", {"a": 0.9, "b": 0.8, "c": 0.85}),
+        _line("task_arithmetic", {"a": 0.8, "b": 0.71, "c": 0.74}),
+    )
+    rows = [row for row in literature(folder).splitlines() if "2306.01708" in row]
+    assert len(rows) == 1
+    assert "TIES is better than task arithmetic" in rows[0]
+    assert "+10.0" in rows[0]
+    assert "holds" in rows[0]
+    assert "does not" not in rows[0]
+
+
+def test_without_records_the_pages_say_so(tmp_path: Path) -> None:
+    for text in (literature(tmp_path), main_table(tmp_path), results(tmp_path, POOLS[0])):
+        assert text.startswith("Nothing has been measured yet")
+
+
+def test_what_is_kept_names_no_folder_and_the_last_line_of_a_row(tmp_path: Path) -> None:
+    folder = _kept(
+        tmp_path,
+        _line("ties", {"a": 0.1}),
+        _line("ties", {"a": 0.2}, split="validation"),
+        _line("ties", {"a": 0.9}),
+    )
+    kept = (folder / "pools/voices.jsonl").read_text().splitlines()
+    assert [json.loads(line)["normalised"] for line in kept] == [0.9]
+    assert "/home/me" not in kept[0]
+    assert "90.0%" in results(folder, "voices")
+    assert "90.0%" in main_table(folder)
+
+
+def test_keeping_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"holds no records\.jsonl"):
+        keep(tmp_path, tmp_path)
+
+
+def test_claims_name_their_papers() -> None:
+    assert all(claim.source.count(".") == 1 and claim.slack >= 0 for claim in CLAIMS)
