@@ -3,7 +3,8 @@
 A claim compares two rows, or holds one against a limit, on every pool that has them. Its verdict
 is of a paired interval: the differences on the tasks, one for each task, by Student's
 distribution at 95 %. It holds where the whole interval is on the claim's side, does not hold here
-where it is on the other, and where it is on both we cannot tell.
+where it is on the other, and where it is on both, or there are fewer than three tasks, or less than
+a twentieth of a point between the rows, we cannot tell.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from cermet.proving.intervals import seeds_interval
 from cermet.proving.table import Row, Table
 
 __all__ = ["CLAIMS", "Claim", "Finding", "literature", "verdict"]
+
+
+_FEWEST = 3  # tasks: two differences have an interval that says nothing
+_NOTHING = 0.0005  # a difference below this is none: a number of another run of the same method
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,14 @@ def keeps(*names: str) -> Callable[[Sequence[Table]], list[tuple[str, tuple[floa
 
 
 def shrinks(*names: str) -> Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]:
-    """Few experts less many, on the tasks that both have."""
+    """Few experts, three at least, less many, on the tasks that both have."""
 
     def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        ordered = sorted(found, key=lambda table: table.experts)
+        ordered = sorted(
+            (table for table in found if table.experts >= _FEWEST), key=lambda table: table.experts
+        )
+        if not ordered:
+            return []
         few, many = ordered[0], ordered[-1]
         told = []
         for name in names if few.experts < many.experts else ():
@@ -140,7 +149,8 @@ NOT_TRIED = (
 
 def verdict(differences: Sequence[float], slack: float = 0.0) -> str:
     """Plainly: holds, does not hold here, cannot tell."""
-    if len(differences) < 2:
+    count = len(differences)
+    if count < _FEWEST or abs(sum(differences) / count + slack) < _NOTHING:
         return "cannot tell"
     low, high = seeds_interval(differences)
     if low > -slack:
@@ -175,5 +185,5 @@ def _findings(claim: Claim, folder: Path) -> list[Finding]:
         tables = found_in(folder, pool)
         if tables:
             found += [Finding(pool, text, values) for text, values in claim.find(tables)
-                      if len(values) > 1]  # fmt: skip
+                      if len(values) >= _FEWEST]  # fmt: skip
     return found

@@ -59,7 +59,7 @@ def _short(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key not in ("recipe", "outcomes")}
 
 
-def main_table(folder: Path, most: int = 12) -> str:
+def main_table(folder: Path, most: int = 8) -> str:
     """README's table: the references, and the best of what one checkpoint or assembly can do.
 
     Of the first pool that has records.

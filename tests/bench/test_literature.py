@@ -50,7 +50,8 @@ def _kept(tmp_path: Path, *lines: dict[str, Any]) -> Path:
         ([-0.10, 0.11, 0.02], 0.0, "cannot tell"),
         ([-0.004, -0.005, -0.003], 0.01, "holds"),
         ([-0.02, -0.021, -0.019], 0.01, "does not hold here"),
-        ([0.5], 0.0, "cannot tell"),
+        ([0.5, 0.5], 0.0, "cannot tell"),
+        ([1e-6, 2e-6, 1e-6], 0.0, "cannot tell"),
     ],
 )
 def test_the_verdict_follows_the_interval(
