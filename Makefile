@@ -30,7 +30,7 @@ test: lint
 	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest -n 2
+	CERMET_TESTS=thorough $(BIN)/pytest -n 2
 
 parity: install
 	$(BIN)/python -m parity

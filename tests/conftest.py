@@ -32,8 +32,9 @@ from safetensors.torch import save_file  # noqa: E402
 # a core. A test that is about threads asks for them.
 torch.set_num_threads(1)
 
-settings.register_profile("cermet", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("cermet")
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=100)
+settings.load_profile(os.environ.get("CERMET_TESTS", "quick"))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """kill -9 at any moment, then `--resume`: the bytes of a run that nobody disturbed.
 
-A pool of 150 MB is merged by the real command on two threads. Each of the twenty kills waits for
+A pool of 150 MB is merged by the real command on two threads. Each of the kills waits for
 its share of the journal, so that all stages of a run are hit; after each, the output name is free,
 the inputs are as they were, and the merge goes on to the same files.
 """
@@ -32,7 +32,6 @@ from tests.reliability.runs import (
 
 _LAYERS, _SHAPE = 16, (2048, 768)  # two pieces a matrix, one a norm, one buffer
 _PIECES = 3 * _LAYERS + 1
-_KILLS = 20
 _OPTIONS = ("--threads", "2", "--shard-size", "20MB")
 
 
@@ -73,14 +72,15 @@ def _resume(scene: Scene, out: Path) -> int:
     return done.resumed_pieces
 
 
-def test_twenty_kills(scene: Scene, tmp_path: Path) -> None:
-    """At least fifteen land between 5 and 95 % of the journal."""
+@pytest.mark.parametrize("kills", [7, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_all_over_the_journal(scene: Scene, tmp_path: Path, kills: int) -> None:
+    """At least three of four land between 5 and 95 % of it."""
     before = snapshot(scene.pool)
     chance = random.Random(5)
     landed = []
-    for number in range(_KILLS):
+    for number in range(kills):
         out = tmp_path / f"out{number}"
-        share = _kill(scene, out, round((number + chance.random()) / _KILLS * _PIECES)) / _PIECES
+        share = _kill(scene, out, round((number + chance.random()) / kills * _PIECES)) / _PIECES
         if not out.exists():  # else the kill came too late, and the output must be whole
             landed.append(share)
             if number % 7 == 3:
@@ -92,7 +92,7 @@ def test_twenty_kills(scene: Scene, tmp_path: Path) -> None:
         assert contents(out) == scene.expected, f"other bytes after a kill at {share:.0%}"
         assert not working(out).exists()
         shutil.rmtree(out)
-    assert sum(0.05 <= share <= 0.95 for share in landed) >= 15, landed
+    assert sum(0.05 <= share <= 0.95 for share in landed) >= 3 * kills // 4, landed
     assert snapshot(scene.pool) == before, "a merge has touched its inputs"
 
 
