@@ -180,7 +180,7 @@ ENTRY = Entry(
     "Small decoders of 0.9 M parameters and experts that each do one thing to a string (reverse, "
     "sort, shift, ...), in exact match: the hard pool, on which static merges fall to nothing.",
     megabytes=36,
-    minutes=4,
+    minutes=5,
     blueprint=blueprint,
     extras={"adapters": "a LoRA adapter of rank 8 beside each expert."},
 )
