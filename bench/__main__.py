@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.memory import Memory, measure_memory
 from bench.pool import SHAPES
-from bench.pools import keep
+from bench.pools import PICTURES, keep
 from bench.readme import PAGES, rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
@@ -106,7 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
                 wrong |= rewrite(file, given.records, check=given.check, parts=parts)
         return wrong
     if given.what == "keep":
-        print(f"'{keep(given.dir, given.records)}' written; next: `python -m bench readme`.")
+        print(
+            f"'{keep(given.dir, given.records, PICTURES)}' written; next: `python -m bench readme`."
+        )
         return 0
     folder = given.dir.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
 """What `cermet bench` has found on the pools of the zoo, from records: pages and README's table.
 
 `bench/records/pools/NAME.jsonl` holds the lines of test of one pool, as `cermet bench` wrote
-them into records.jsonl (`python -m bench keep OUT` takes them over).
+them into records.jsonl; `python -m bench keep --dir OUT` takes them over, with its pictures.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,19 @@ from typing import Any
 from bench.table import markdown
 from cermet.proving.formats import caption, size
 from cermet.proving.table import Row, Table, tables
+from parity.peer import ROOT
 
-__all__ = ["POOLS", "found_in", "keep", "main_table", "results"]
+__all__ = ["PICTURES", "POOLS", "found_in", "keep", "main_table", "results"]
 
 POOLS = ("intents", "sight", "voices", "strings")
 """The pools whose records are kept, in the order of the page."""
 
+PICTURES = ROOT / "docs" / "pictures"
 _PLACE = "pools"
+_PICTURES = {
+    "bytes": "Quality against bytes: one point for each row, and the frontier.",
+    "experts": "Quality against the number of experts.",
+}
 _NOTHING = "Nothing has been measured yet (`cermet bench {name} --methods all`).\n"
 
 
@@ -35,8 +42,8 @@ def found_in(folder: Path, name: str) -> tuple[Table, ...]:
     return tuple(tables(lines))
 
 
-def keep(out: Path, folder: Path) -> Path:
-    """Take the lines of test over from the folder of a bench; SystemExit where it has none."""
+def keep(out: Path, folder: Path, pictures: Path) -> Path:
+    """Take lines of test and pictures over from the folder of a bench; SystemExit without any."""
     file = out / "records.jsonl"
     if not file.is_file():
         raise SystemExit(f"'{out}' holds no records.jsonl of a bench.")
@@ -51,6 +58,11 @@ def keep(out: Path, folder: Path) -> Path:
     kept = folder / _PLACE / f"{name}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text("".join(json.dumps(_short(x)) + "\n" for x in latest.values()), "utf-8")
+    pictures.mkdir(parents=True, exist_ok=True)
+    for picture in _PICTURES:
+        drawn = out / f"{picture}.png"
+        if drawn.is_file():
+            shutil.copyfile(drawn, pictures / f"{name}-{picture}.png")
     return kept
 
 
@@ -83,13 +95,18 @@ def main_table(folder: Path, most: int = 8) -> str:
     return f"{caption(table)}\n\n{_rows(told)}\n{more}\n"
 
 
-def results(folder: Path, name: str) -> str:
-    """The whole table of a pool, what was not run, and how it goes with the number of experts."""
+def results(folder: Path, name: str, pictures: Path = PICTURES) -> str:
+    """The whole table of a pool, its pictures, what was not run, and how it goes with experts."""
     found = found_in(folder, name)
     if not found:
         return _NOTHING.format(name=name)
     table = found[0]
-    parts = [caption(table) + "\n\n" + _rows(table.rows)]
+    shown = [
+        f"![{about}](pictures/{name}-{picture}.png)\n"
+        for picture, about in _PICTURES.items()
+        if (pictures / f"{name}-{picture}.png").is_file()
+    ]
+    parts = [*shown, caption(table) + "\n\n" + _rows(table.rows)]
     if table.not_run:
         names = dict[str, list[str]]()
         for missing in table.not_run:

@@ -37,8 +37,9 @@ def _line(name: str, shares: Mapping[str, float], **more: Any) -> dict[str, Any]
 def _kept(tmp_path: Path, *lines: dict[str, Any]) -> Path:
     out = tmp_path / "out"
     out.mkdir()
+    (out / "bytes.png").write_bytes(b"png")
     (out / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    keep(out, tmp_path)
+    keep(out, tmp_path, tmp_path / "pictures")
     return tmp_path
 
 
@@ -89,13 +90,16 @@ def test_what_is_kept_names_no_folder_and_the_last_line_of_a_row(tmp_path: Path)
     kept = (folder / "pools/voices.jsonl").read_text().splitlines()
     assert [json.loads(line)["normalised"] for line in kept] == [0.9]
     assert "/home/me" not in kept[0]
-    assert "90.0%" in results(folder, "voices")
+    found = results(folder, "voices", folder / "pictures")
+    assert "90.0%" in found
+    assert "(pictures/voices-bytes.png)" in found
+    assert "voices-experts" not in found
     assert "90.0%" in main_table(folder)
 
 
 def test_keeping_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"holds no records\.jsonl"):
-        keep(tmp_path, tmp_path)
+        keep(tmp_path, tmp_path, tmp_path)
 
 
 def test_claims_name_their_papers() -> None:
