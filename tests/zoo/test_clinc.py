@@ -87,8 +87,6 @@ def test_seed_chooses_the_examples_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_text_is_in_two_splits_of_the_published_files(seed: int) -> None:
-    if not _PUBLISHED.is_dir():
-        pytest.skip(f"there is no {_PUBLISHED}")
     found = clinc_subjects(_PUBLISHED, seed)
     assert [len(s.examples) for s in found] == [15] * 10 + [77]
     assert [len(s.test) for s in found] == [450] * 10 + [770]
