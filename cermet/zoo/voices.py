@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from cermet.zoo import decoder
@@ -28,6 +29,7 @@ OWN = "technical"
 
 _TEXTS = 1  # to be raised when the texts of a seed change
 _LICENCE = "apache-2.0"
+_BASE = "base"
 _SECOND = 7919  # what the seed of the second base is further than the first one's
 
 
@@ -36,8 +38,9 @@ class Settings:
     """All that decides the pool but for seed and data.
 
     shape: of base and experts; small, large: of the extra sizes. vocabulary: tokens. length: of a
-    block, in tokens. base, expert, multi_task, adapter: how each is trained. own: characters of
-    the base's training text, where others have `amounts.train`.
+    block, in tokens. base, expert, multi_task, adapter: how each is trained; weak: the base of the
+    extra `weak-base`, from the same weights on the first quarter of the same batches. own:
+    characters of the base's training text, where others have `amounts.train`.
     """
 
     shape: Shape = field(default=Shape(width=160, layers=4, heads=5, inner=432))
@@ -48,6 +51,7 @@ class Settings:
     own: int = 1_300_000
     amounts: Amounts = field(default=Amounts(600_000))
     base: Course = field(default=Course(steps=600, batch=4, rate=4e-3))
+    weak: Course = field(default=Course(steps=150, batch=4, rate=4e-3))
     expert: Course = field(default=Course(steps=280, batch=4, rate=2e-3))
     multi_task: Course = field(default=Course(steps=600, batch=4, rate=2e-3))
     adapter: Course = field(default=Course(steps=280, batch=4, rate=1e-2))
@@ -96,6 +100,7 @@ class Family:
     """A base and what is tuned from it, in one folder below the pool's.
 
     place: that folder, empty or ending in a slash. seed: of the texts; start: of weights and order.
+    base: the way from that folder to what the experts are tuned from, its own or another family's.
     """
 
     place: str
@@ -104,16 +109,25 @@ class Family:
     domains: tuple[Domain, ...]
     seed: int
     start: int
+    base: str = _BASE
 
     def steps(self) -> Iterator[Step]:
-        """The base, its experts, and the model tuned on all domains."""
-        yield self._step("base", self._base, [_own()], self.settings.base)
-        for domain in self.domains:
-            make = partial(self._tuned, of=(domain,), course=self.settings.expert)
-            yield self._step(f"experts/{domain.name}", make, [domain], self.settings.expert)
+        """The base, its experts, and the model tuned on all domains; with a base of another family
+        the experts alone.
+        """
+        if self.base != _BASE:
+            yield from self._experts()
+            return
+        yield self._step(_BASE, self._base, [_own()], self.settings.base)
+        yield from self._experts()
         every = (_own(), *self.domains)
         make = partial(self._tuned, of=every, course=self.settings.multi_task)
         yield self._step("multi_task", make, every, self.settings.multi_task)
+
+    def _experts(self) -> Iterator[Step]:
+        for domain in self.domains:
+            make = partial(self._tuned, of=(domain,), course=self.settings.expert)
+            yield self._step(f"experts/{domain.name}", make, [domain], self.settings.expert)
 
     def adapters(self) -> Iterator[Step]:
         """A LoRA adapter of the base for each domain."""
@@ -127,10 +141,10 @@ class Family:
         return {
             "cermet_pool": 1,
             "name": "-".join(["voices", *self.place.split("/")]).rstrip("-"),
-            "base": "base",
+            "base": self.base,
             "experts": {name: f"experts/{name}" for name in names},
             **({"adapters": {name: f"adapters/{name}" for name in names}} if adapters else {}),
-            "multi_task": "multi_task",
+            **({"multi_task": "multi_task"} if self.base == _BASE else {}),
             "tasks": {
                 name: {
                     "kind": "likelihood",
@@ -156,8 +170,13 @@ class Family:
             "rank": asdict(held.rank) if name.startswith("adapters/") else None,
             "domains": {domain.name: domain.stands for domain in of},
         }
-        after = () if name == "base" else (f"{self.place}base",)
+        after = () if name == _BASE else (self._origin,)
         return Step(f"{self.place}{name}", stands, make, after, f"{self.place}{name}")
+
+    @property
+    def _origin(self) -> str:
+        """The step that makes what the experts are tuned from."""
+        return normpath(f"{self.place}{self.base}")
 
     def texts(self, domain: Domain) -> Mapping[Part, tuple[str, ...]]:
         """The texts of each split; of the base's own domain there is more to learn from."""
@@ -181,7 +200,7 @@ class Family:
     def _tuned(
         self, new: Path, root: Path, tick: Tick, *, of: tuple[Domain, ...], course: Course
     ) -> None:
-        base = root / f"{self.place}base"
+        base = root / self._origin
         tokens, model = Tokens.load(base), decoder.load(base)
         texts = [text for domain in of for text in self._share(domain)]
         decoder.train(model, self._batches(tokens, texts, course), course, tick)
@@ -195,7 +214,7 @@ class Family:
         return texts
 
     def _adapter(self, new: Path, root: Path, tick: Tick, *, domain: Domain) -> None:
-        base = root / f"{self.place}base"
+        base = root / self._origin
         tokens, course = Tokens.load(base), self.settings.adapter
         tuned = with_adapter(decoder.load(base), self.settings.rank, self.start)
         batches = self._batches(tokens, list(self.texts(domain)["train"]), course)
@@ -218,26 +237,35 @@ def blueprint(wanted: Wanted, settings: Settings | None = None) -> Blueprint:
     found = domains(wanted.data)
     first = Family("", chosen.shape, chosen, found, wanted.seed, wanted.seed)
     adapters = "adapters" in wanted.extras
-    families = [first]
-    if "sizes" in wanted.extras:
-        families += [
-            replace(first, place="sizes/small/", shape=chosen.small),
-            replace(first, place="sizes/large/", shape=chosen.large),
-        ]
-    if "second-base" in wanted.extras:
-        families.append(replace(first, place="second/", start=wanted.seed + _SECOND))
     steps = [_tasks(first), *first.steps()]
     if adapters:
         steps += first.adapters()
-    for family in families[1:]:
+    more = [one for name, some in _further(first).items() if name in wanted.extras for one in some]
+    for family in more:
         steps += family.steps()
     pools = {
         f"{one.place}pool.yaml": one.pool(
             "../" * one.place.count("/") + "tasks", adapters and one is first
         )
-        for one in families
+        for one in (first, *more)
     }
     return Blueprint(steps, pools)
+
+
+def _further(first: Family) -> Mapping[str, tuple[Family, ...]]:
+    """What each extra adds to the first family."""
+    held = first.settings
+    return {
+        "sizes": (
+            replace(first, place="sizes/small/", shape=held.small),
+            replace(first, place="sizes/large/", shape=held.large),
+        ),
+        "second-base": (replace(first, place="second/", start=first.start + _SECOND),),
+        "weak-base": (replace(first, place="weak/", settings=replace(held, base=held.weak)),),
+        # The tuned model is the one that can do everything, every domain included, as a model that
+        # was tuned to follow instructions has seen some of whatever it is tuned on next.
+        "direct": (replace(first, place="direct/", base="../multi_task"),),
+    }
 
 
 def _tasks(family: Family) -> Step:
@@ -275,6 +303,8 @@ ENTRY = Entry(
         "adapters": "a LoRA adapter of rank 8 beside each expert.",
         "sizes": "the same pool in two further sizes, in sizes/small and sizes/large.",
         "second-base": "a second base from another seed with its own experts, in second.",
+        "weak-base": "a base trained for a quarter of the steps with its own experts, in weak.",
+        "direct": "the model tuned on all domains, tuned further on each of them, in direct.",
     },
     data="gsm8k/train.jsonl and gsm8k/test.jsonl, clinc150/data_full.json, or one of the two",
 )
