@@ -34,6 +34,7 @@ __all__ = ["main", "matrices"]
 _CODEC = "delta_come"
 """Measured beside the methods: its decomposition of one delta, to a quarter of the rank."""
 _QUARTER = 4
+_ENOUGH = 60.0  # seconds after which nothing is repeated
 _MADE_UP = ("iso_c", "iso_cts", "opcm", "tsv_m")
 """Whose authors' form takes directions of singular value zero for what they are, and those are
 made up by rounding: on products of low rank it has no exact result to be compared with."""
@@ -134,9 +135,9 @@ def _in_span(method: str, case: Case) -> Tensor:
 
 
 def _timed(work: Callable[[], Tensor], device: str, repeats: int) -> tuple[float, Tensor]:
-    """The median seconds of some runs, and what the first gave."""
+    """The median seconds of some runs, fewer where they take long, and what the first gave."""
     seconds, results = list[float](), list[Tensor]()
-    for _ in range(repeats):
+    while len(seconds) < repeats and sum(seconds) < _ENOUGH:
         began = _now(device)
         found = work()
         seconds.append(_now(device) - began)
