@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.pools import POOLS, found_in
+from bench.pools import POOLS, found_in, lines_of
 from bench.records import latest, load
 from cermet.evaluate.statistics import normalised
-from cermet.proving.table import Row, Table
+from cermet.proving.table import Row, Table, tables
 from cermet.proving.trial import APART
 
 __all__ = ["FEWEST", "Find", "Finding", "grafted", "keeps", "more_in", "over", "shrinks"]
@@ -41,11 +41,10 @@ _Within = Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]
 
 def _on_each_pool(find: _Within) -> Find:
     def everywhere(folder: Path) -> list[Finding]:
-        tables = {pool: found_in(folder, pool) for pool in POOLS}
         return [
             Finding(pool, text, values)
-            for pool, found in tables.items()
-            if found
+            for pool in POOLS
+            if (found := found_in(folder, pool))
             for text, values in find(found)
         ]
 
@@ -105,13 +104,12 @@ def more_in(pools: Sequence[str], *names: str) -> Find:
 
     Each pool is measured by its own experts, so that better ones are no advantage. In bits a base
     has a share of them too, and a better base a larger one; so every row is told a second time as
-    the part that it goes of the way from its own base to its own experts. There is no finding where
-    the pools have other tasks.
+    the part that it goes of the way from its own base to its own experts. Only the seeds count
+    that all of them have, and there is no finding where they have other tasks.
     """
 
     def find(folder: Path) -> list[Finding]:
-        tables = {pool: found_in(folder, pool) for pool in pools}
-        known = {pool: _rows(found[0]) for pool, found in tables.items() if found}
+        known = _of_the_same_seeds(folder, pools)
         if len(known) < 2 or len({frozenset(rows[APART].shares) for rows in known.values()}) > 1:
             return []
         told = []
@@ -125,6 +123,19 @@ def more_in(pools: Sequence[str], *names: str) -> Find:
         return told
 
     return find
+
+
+def _of_the_same_seeds(folder: Path, pools: Sequence[str]) -> dict[str, dict[str, Row]]:
+    """The rows of the pools that have records, with all experts; none where no seed is in all."""
+    lines = {pool: found for pool in pools if (found := lines_of(folder, pool))}
+    seeds = [{line["seed"] for line in found} for found in lines.values()]
+    common = set[int]().union(*seeds).intersection(*seeds)
+    if not common:
+        return {}
+    return {
+        pool: _rows(tables(line for line in found if line["seed"] in common)[0])
+        for pool, found in lines.items()
+    }
 
 
 def _shares(rows: Mapping[str, Row], name: str) -> Mapping[str, float]:

@@ -1,10 +1,10 @@
 """What papers claim of merging, and what the records of our pools say to it.
 
-A claim compares two rows, or holds one against a limit, on every pool that has them. Its verdict
-is of a paired interval: the differences on the tasks, one for each task, by Student's
-distribution at 95 %. It holds where the whole interval is on the claim's side, does not hold here
-where it is on the other, and where it is on both, or there are fewer than three tasks, or less than
-a twentieth of a point between the rows, we cannot tell.
+A claim compares two rows, or holds one against a limit, on every pool that has them, or compares a
+row on several pools. Its verdict is of a paired interval: the differences on the tasks, one for
+each task, by Student's distribution at 95 %. It holds where the whole interval is on the claim's
+side, does not hold here where it is on the other, and where it is on both, or there are fewer than
+three tasks, or less than a twentieth of a point between the rows, we cannot tell.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.findings import FEWEST, Find, grafted, keeps, more_in, over, shrinks
+from bench.shadow import GRAFTS
 from bench.table import markdown
 from cermet.proving.intervals import seeds_interval
 
@@ -77,7 +78,7 @@ CLAIMS = (
           more_in(("voices-sizes-small", "voices", "voices-sizes-large"), *_MERGES),
           wants="benches of `voices-sizes-small` and `voices-sizes-large`"),
     Claim("A delta learnt on the base is worth more on the tuned model than tuning it (Shadow-FT)",
-          "2505.12716", grafted("shadow_ft", "task_arithmetic"), wants="`python -m bench shadow`"),
+          "2505.12716", grafted(*GRAFTS), wants="`python -m bench shadow`"),
 )  # fmt: skip
 """All claims, by what they are about."""
 

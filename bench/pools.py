@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cermet.proving.formats import caption, size
 from cermet.proving.table import Row, Table, tables
 from parity.peer import ROOT
 
-__all__ = ["PICTURES", "POOLS", "found_in", "keep", "main_table", "results"]
+__all__ = ["PICTURES", "POOLS", "found_in", "keep", "lines_of", "main_table", "results"]
 
 POOLS = ("intents", "sight", "voices", "strings")
 """The pools of the page, in its order; records of others are kept for claims about several."""
@@ -36,11 +36,15 @@ _NOTHING = "Nothing has been measured yet (`cermet bench {name} --methods all`).
 @cache
 def found_in(folder: Path, name: str) -> tuple[Table, ...]:
     """The tables of a pool, with the largest number of experts first; none without records."""
+    return tuple(tables(lines_of(folder, name)))
+
+
+def lines_of(folder: Path, name: str) -> list[Mapping[str, Any]]:
+    """The records of a pool, as they were kept; none where there is no file."""
     file = folder / _PLACE / f"{name}.jsonl"
     if not file.is_file():
-        return ()
-    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    return tuple(tables(lines))
+        return []
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def keep(out: Path, folder: Path, pictures: Path) -> Path:

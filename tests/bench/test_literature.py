@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,16 @@ def test_what_is_kept_names_no_folder_and_the_last_line_of_a_row(tmp_path: Path)
     assert "90.0%" in main_table(folder)
 
 
-def _named(folder: Path, name: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Keep the bench of a pool of that name."""
+def _named(folder: Path, name: str, rows: Mapping[str, Mapping[str, float]], *seeds: int) -> None:
+    """Keep the bench of a pool of that name; of several seeds, each further one at half of all."""
     out = folder / "benches" / name
     out.mkdir(parents=True)
     (out / "bytes.png").write_bytes(b"png")
-    lines = [_line(row, shares, pool=name) for row, shares in rows.items()]
+    lines = [
+        _line(row, {t: s / 2**i for t, s in shares.items()}, pool=name, seed=seed)
+        for row, shares in rows.items()
+        for i, seed in enumerate(seeds or (0,))
+    ]
     (out / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert keep(out, folder, folder / "pictures") == folder / "pools" / f"{name}.jsonl"
 
@@ -130,6 +135,16 @@ def test_a_row_is_compared_over_pools_by_share_and_by_way(tmp_path: Path) -> Non
     assert "linear, of the way from base to expert: 49.9%, 39.2% | -10.8 (" in way
     assert way.endswith("| does not hold here |")
     assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["voices-bytes.png"]
+
+
+def test_only_seeds_that_all_pools_have_are_compared(tmp_path: Path) -> None:
+    rows = {"experts kept apart": _APART, "base": _BASE, "linear": {"a": 0.6, "b": 0.7, "c": 0.8}}
+    _named(tmp_path, "voices-sizes-small", rows, 0)
+    _named(tmp_path, "voices-sizes-large", rows, 0, 1)
+    assert "linear: 70.0%, 70.0% | +0.0" in literature(tmp_path)
+    shutil.rmtree(tmp_path / "benches")
+    _named(tmp_path, "voices-sizes-small", rows, 2)
+    assert "70.0%" not in literature(tmp_path)
 
 
 def test_pools_of_other_tasks_are_not_compared(tmp_path: Path) -> None:

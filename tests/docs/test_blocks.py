@@ -37,8 +37,7 @@ LISTED = {
         ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
     ],
     "docs/literature.md": [
-        "cermet zoo build voices --data data --with sizes --with weak-base --with direct "
-        "--out pools/voices"
+        "cermet zoo build voices --data data --with sizes --with weak-base --with direct"
     ],
     "docs/lm-eval.md": [
         "cermet evaluate merged --lm-eval mine --include-path tasks      # tasks/mine.yaml"
