@@ -23,14 +23,14 @@ from cermet.recipes.pool import read_pool
 from cermet.zoo import decoder
 from cermet.zoo.cache import MARK
 from cermet.zoo.catalogue import Wanted, find_entry
-from cermet.zoo.decoder import Course, Shape
+from cermet.zoo.decoder import Shape, course
 from cermet.zoo.installed import DOMAINS, arithmetic, technical
 from cermet.zoo.published import found_in
 from cermet.zoo.steps import Built, build
 from cermet.zoo.texts import SPLITS, Amounts, Source, chance, divide
 from cermet.zoo.voices import OWN, Settings, blueprint
 
-_COURSE = Course(steps=3, batch=2, rate=1e-2)
+_COURSE = course(steps=3, batch=2, rate=1e-2)
 _SHAPE = Shape(width=16, layers=2, heads=2, inner=24, positions=256)
 _TINY = Settings(
     shape=_SHAPE,
