@@ -20,7 +20,7 @@ from cermet.core.fingerprint import sha256_hex
 from cermet.zoo.cache import MARK, replaced
 from cermet.zoo.cards import Card
 
-__all__ = ["Blueprint", "Built", "Step", "Tick", "build"]
+__all__ = ["Blueprint", "Built", "Progress", "Step", "Tick", "build"]
 
 Tick = Callable[[int, int], None]
 """Gets the parts of a step that are done, and all of them."""

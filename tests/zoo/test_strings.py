@@ -175,6 +175,11 @@ def test_a_build_that_was_stopped_goes_on(built: Path) -> None:
     assert _build(built, "adapters").made == ()
 
 
+def test_adapters_that_were_built_stay_in_the_pool(pool: Pool, built: Path) -> None:
+    assert _build(built).made == ()
+    assert read_pool(built) == pool
+
+
 def test_the_catalogue_knows_it() -> None:
     steps = find_entry("strings").draw(Wanted()).steps
     assert [s.name for s in steps][:2] == ["tasks", "base"]
