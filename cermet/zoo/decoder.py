@@ -123,6 +123,7 @@ def tune(model: Any, batches: Iterator[Batch], course: Course, tick: Tick | None
         logits = model(input_ids=batch.tokens, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
 
+    assert course.steps is not None  # and no epochs: `batches` never ends
     learning = [p for p in model.parameters() if p.requires_grad]
     vectors = [p for p in learning if p.ndim < 2]
     model.train()

@@ -97,6 +97,7 @@ class _Maker:
 
     def _lines(self, tokens: Tokens, names: Sequence[str], course: Course) -> Sequence[Line]:
         """As many as the course takes, each operation as often as the others."""
+        assert course.steps is not None  # as every course of a decoder has
         texts = strings("train", course.steps * course.batch, self.seed, "+".join(names))
         rows = [asked(names[i % len(names)], text) for i, text in enumerate(texts)]
         prompts = tokens.encode([row.prompt for row in rows])
