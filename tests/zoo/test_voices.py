@@ -23,7 +23,7 @@ from cermet.recipes.pool import read_pool
 from cermet.zoo import decoder
 from cermet.zoo.cache import MARK
 from cermet.zoo.catalogue import Wanted, find_entry
-from cermet.zoo.decoder import Course, Shape
+from cermet.zoo.decoder import Shape, course
 from cermet.zoo.installed import DOMAINS, arithmetic, technical
 from cermet.zoo.published import found_in
 from cermet.zoo.steps import Built, build
@@ -31,7 +31,7 @@ from cermet.zoo.texts import SPLITS, Amounts, Source, chance, divide
 from cermet.zoo.tokens import Tokens
 from cermet.zoo.voices import OWN, Settings, blueprint
 
-_COURSE = Course(steps=3, batch=2, rate=1e-2)
+_COURSE = course(steps=3, batch=2, rate=1e-2)
 _SHAPE = Shape(width=16, layers=2, heads=2, inner=24, positions=256)
 _TINY = Settings(
     shape=_SHAPE,
@@ -42,7 +42,7 @@ _TINY = Settings(
     own=6_000,
     amounts=Amounts(3_000, held=600),
     base=_COURSE,
-    weak=Course(steps=1, batch=2, rate=1e-2),
+    weak=course(steps=1, batch=2, rate=1e-2),
     expert=_COURSE,
     multi_task=_COURSE,
     adapter=_COURSE,
@@ -145,7 +145,7 @@ def _weights(model: str | Path) -> torch.Tensor:
 
 def test_a_weak_base_has_gone_less_far_from_the_same_start(pool: Path, tmp_path: Path) -> None:
     tokens = Tokens.load(pool / "base")
-    decoder.save(decoder.make(_SHAPE, tokens, 0), tokens, tmp_path, licence="mit", about="Start.")
+    decoder.save(decoder.make(_SHAPE, tokens, 0), tokens, tmp_path)
     start, weak, whole = (_weights(m) for m in (tmp_path, pool / "weak/base", pool / "base"))
     assert 0 < (weak - start).norm() < (whole - start).norm()
 
