@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cermet.checkpoints.front_matter import CARD
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.origin import Origin, Part
-from cermet.core.errors import FormatError
+from cermet.core.errors import FormatError, InputError
 from cermet.core.fingerprint import digest_hex, sha256_hex
-from cermet.engine.folder import OutputFolder
+from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
-from cermet.engine.run import Finished, Options, parameters_of
+from cermet.engine.options import Options
+from cermet.engine.run import Finished, parameters_of
 from cermet.recipes.plan import Plan
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "origins_record",
     "read_record",
     "recipe_sha256",
+    "record_in",
     "record_of",
+    "run_folder",
     "versions",
     "write_json",
 ]
@@ -244,6 +247,19 @@ def read_record(path: Path) -> dict[str, Any]:
             f"'{path}': {place}: {str(problem['msg']).lower()}; the record is damaged."
         ) from error
     return record
+
+
+def record_in(folder: Path) -> dict[str, Any]:
+    """The record of a folder that Cermet wrote."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(f"'{folder}' holds no {RECORD}; it was not written by Cermet.")
+    return read_record(path)
+
+
+def run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The folder from which a merge was run, seen from its output."""
+    return (folder.absolute() / str(record["run"].get("folder", "."))).resolve()
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

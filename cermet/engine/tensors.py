@@ -17,10 +17,11 @@ from cermet.core.cover import plain_sum
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method, find_step
 from cermet.engine.blocks import Input
-from cermet.engine.executors import Staged
+from cermet.engine.executors import Staged, one_thread
 from cermet.engine.group import grouped
+from cermet.engine.options import Options, executor_for
 from cermet.engine.restore import RestoreJob, parts_of, shares
-from cermet.engine.run import Options, executor_for, job_of, parts_out
+from cermet.engine.run import job_of, parts_out
 from cermet.engine.target import MemoryTarget
 from cermet.recipes.assembly import slots_of
 from cermet.recipes.plan import Named, Task
@@ -134,12 +135,8 @@ def _device(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> tor
 
 
 def _run(jobs: Sequence[Staged], options: Options) -> None:
-    previous = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         executor_for(options.workers()).run(grouped(jobs))
-    finally:
-        torch.set_num_threads(previous)
 
 
 def _weights(
