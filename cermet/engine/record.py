@@ -23,7 +23,7 @@ from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
 from cermet.engine.options import Options
 from cermet.engine.run import Finished, parameters_of
-from cermet.recipes.plan import Plan
+from cermet.recipes.plan import Plan, Task
 
 __all__ = [
     "beside",
@@ -104,30 +104,6 @@ def record_of(
 
     models: with their files, as `models_record` gives them. folder: all that was written.
     """
-    tensors = {}
-    for task in plan.tasks:
-        output, inputs = finished.digests[task.name]
-        sources = []
-        for named, digest in zip(task.inputs(), inputs, strict=True):
-            checkpoint = plan.checkpoints[named.model]
-            nbytes = checkpoint.tensors[named.tensor].nbytes
-            sources.append(
-                {
-                    "model": named.model,
-                    "tensor": named.tensor,
-                    "digest": digest_hex(digest, nbytes) if checkpoint.exact else None,
-                }
-            )
-        tensors[task.name] = {
-            "shard": finished.layout.shard_of(task.name),
-            "dtype": task.dtype,
-            "shape": list(task.shape),
-            "role": str(task.place.role),
-            "digest": digest_hex(output, task.nbytes),
-            "method": task.method.name if task.method is not None else "copy",
-            "parameters": parameters_of(task),
-            "sources": sources,
-        }
     return {
         "format": 1,
         "recipe": recipe_text,
@@ -154,8 +130,34 @@ def record_of(
         **({"continue": dict(finished.continued)} if finished.continued else {}),
         "files": folder.files(),
         "beside": beside(folder.work, folder.files()),
-        "tensors": tensors,
+        "tensors": {task.name: _tensor_record(plan, finished, task) for task in plan.tasks},
         "parts": parts_record(finished),
+    }
+
+
+def _tensor_record(plan: Plan, finished: Finished, task: Task) -> dict[str, Any]:
+    """One tensor of the output: where it stands, how it was made, and of what."""
+    output, inputs = finished.digests[task.name]
+    sources = []
+    for named, digest in zip(task.inputs(), inputs, strict=True):
+        checkpoint = plan.checkpoints[named.model]
+        nbytes = checkpoint.tensors[named.tensor].nbytes
+        sources.append(
+            {
+                "model": named.model,
+                "tensor": named.tensor,
+                "digest": digest_hex(digest, nbytes) if checkpoint.exact else None,
+            }
+        )
+    return {
+        "shard": finished.layout.shard_of(task.name),
+        "dtype": task.dtype,
+        "shape": list(task.shape),
+        "role": str(task.place.role),
+        "digest": digest_hex(output, task.nbytes),
+        "method": task.method.name if task.method is not None else "copy",
+        "parameters": parameters_of(task),
+        "sources": sources,
     }
 
 

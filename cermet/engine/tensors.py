@@ -67,18 +67,7 @@ def merge_tensors(
     Raises MethodError, MismatchError, NonFiniteError.
     """
     found, values = _found(method, parameters, len(experts))
-    name = found.name
-    if found.on == "factors":
-        raise MethodError(f"'{name}' merges LoRA adapters; give them to cermet.merge_adapters.")
-    if noise is not None and not found.noise:
-        raise MethodError(f"'{name}' draws no random numbers, so it takes no noise.")
-    if found.base in ("required", "first") and base is None:
-        raise MethodError(f"'{name}' needs a base.")
-    if found.base == "none" and base is not None:
-        raise MethodError(f"'{name}' takes no base; give it as one of the experts.")
-    least, most = found.models
-    if len(experts) < least or (most is not None and len(experts) > most):
-        raise MethodError(f"'{name}' does not take {len(experts)} experts.")
+    _refuse(found, len(experts), based=base is not None, drawn=noise is not None)
     models = [*experts, *([base] if base is not None else [])]
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
     device = _device(models, names)
@@ -118,6 +107,22 @@ def merge_tensors(
         restored = _restored(tasks, checkpoints, parts, out, weights, options)
         return {name: tensor.to(device) for name, tensor in restored.items()}
     return out
+
+
+def _refuse(found: Method, count: int, *, based: bool, drawn: bool) -> None:
+    """MethodError where a method is not for what it is given: experts, a base, draws."""
+    name = found.name
+    if found.on == "factors":
+        raise MethodError(f"'{name}' merges LoRA adapters; give them to cermet.merge_adapters.")
+    if drawn and not found.noise:
+        raise MethodError(f"'{name}' draws no random numbers, so it takes no noise.")
+    if found.base in ("required", "first") and not based:
+        raise MethodError(f"'{name}' needs a base.")
+    if found.base == "none" and based:
+        raise MethodError(f"'{name}' takes no base; give it as one of the experts.")
+    least, most = found.models
+    if count < least or (most is not None and count > most):
+        raise MethodError(f"'{name}' does not take {count} experts.")
 
 
 def _device(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
