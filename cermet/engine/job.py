@@ -290,6 +290,7 @@ class Job:
 
     def seen(self) -> None:
         """All of the tensor has been read once, so all of it has been checked."""
+        self._settle()  # before a search goes on, which NaN may keep from ending
         self._checked = True
 
     # -- merge ----------------------------------------------------------------
