@@ -30,9 +30,7 @@ class Span:
     when the merged core has been taken back: a run holds those of the jobs that are under way.
     """
 
-    def __init__(
-        self, held: Sequence[Adapted | None], shape: tuple[int, int], device: str
-    ) -> None:
+    def __init__(self, held: Sequence[Adapted | None], shape: tuple[int, int], device: str) -> None:
         self._held, self.shape, self._device = tuple(held), shape, device
         self._made: Spanned | None = None
         self._lock = threading.Lock()
