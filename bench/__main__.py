@@ -1,4 +1,7 @@
-"""`python -m bench`: Cermet against mergekit 0.1.5 and the floor; `spectral`: matrices alone."""
+"""`python -m bench`: Cermet against mergekit 0.1.5 and the floor.
+
+`spectral` and `primitives` measure methods and linear algebra on matrices alone.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from bench.memory import Memory, measure_memory
 from bench.pool import SHAPES
 from bench.pools import PICTURES, keep
+from bench.primitives import main as primitives
 from bench.readme import PAGES, rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
@@ -92,8 +96,10 @@ def _scaling(given: argparse.Namespace, folder: Path) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; 1 where something failed or differs."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["spectral"]:  # it has options of its own
+    if words[:1] == ["spectral"]:  # both have options of their own
         return spectral(words[1:])
+    if words[:1] == ["primitives"]:
+        return primitives(words[1:])
     given = _parser().parse_args(words)
     if given.what == "table":
         print(tables(given.records), end="")
