@@ -1,6 +1,6 @@
 """`python -m bench`: Cermet against mergekit 0.1.5 and the floor.
 
-`spectral` and `primitives` measure methods and linear algebra on matrices alone.
+`spectral`, `adapters` and `primitives` measure methods and linear algebra on matrices alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.adapters import main as adapters
 from bench.memory import Memory, measure_memory
 from bench.pool import SHAPES
 from bench.pools import PICTURES, keep
@@ -26,6 +27,8 @@ from parity.peer import ROOT
 __all__ = ["main"]
 
 _CHEAP_AND_DEAR = ("linear", "ties")
+_ALONE = {"adapters": adapters, "primitives": primitives, "spectral": spectral}
+"""What has options of its own."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,10 +99,8 @@ def _scaling(given: argparse.Namespace, folder: Path) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; 1 where something failed or differs."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["spectral"]:  # both have options of their own
-        return spectral(words[1:])
-    if words[:1] == ["primitives"]:
-        return primitives(words[1:])
+    if words[:1] and words[0] in _ALONE:
+        return _ALONE[words[0]](words[1:])
     given = _parser().parse_args(words)
     if given.what == "table":
         print(tables(given.records), end="")

@@ -185,6 +185,7 @@ def _record(name: str, matrix: Tensor, repeats: int, device: str) -> dict[str, A
     return {
         "kind": "primitives",
         "primitive": name,
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else "cpu",
         "peer": f"torch.linalg.{found.peer_name}",
         "repeats": repeats,
         "theirs": _median(lambda: found.peer(matrix), repeats, device),
@@ -233,9 +234,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     flush=True,
                 )
                 if given.records:
-                    where = {"device": given.device, "threads": given.threads}
-                    if given.device != "cpu":
-                        where["gpu"] = torch.cuda.get_device_name(given.device)
-                    whole = {**found, "shape": shape, "spectrum": word, **where}
-                    append(given.folder, {**whole, **context(given.date)})
+                    where = {"shape": shape, "spectrum": word, "threads": given.threads}
+                    append(given.folder, {**found, **where, **context(given.date)})
     return 0

@@ -37,7 +37,7 @@ def _off(found: Tensor, exact: Tensor) -> float:
 
 
 def _beyond(matrix: Tensor, product: Tensor) -> float:
-    """How much farther a product of rank 6 is than the best one, as a share of the largest value."""
+    """How much farther a product of rank 6 is than the best one, in largest values."""
     values = _svd(matrix)[1]
     best = float(values[RANK:].square().sum().sqrt())
     return (float(torch.linalg.norm(matrix.double() - product)) - best) / float(values[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 
 import cermet
 import cermet.adapters
-import cermet.engine.tensors
 from cermet.core.registry import all_factor_methods
 from cermet.engine.run import Options
 from cermet.maths.eigen import leading_eigen
@@ -24,6 +24,7 @@ from tests.gpu import OnGpu, Simulated, to_gpu
 from tests.maths.spectra import falling
 from tests.methods.factors.adapters import adapter
 from tests.methods.forms import FORMS, METHODS, Form, label, pool, same_bits
+from tests.recipes.pools import save_llama
 
 SHAPES = {"w": (12, 20), "b": (5,), "c": (2, 3, 4), "empty": (0, 4), "one": (1,)}
 ON_GPU = partial(Options, device="cuda")
@@ -41,13 +42,37 @@ ADAPTERS = {**all_factor_methods(), **{n: METHODS[n] for n in ("opcm", "tsv_m", 
 """Methods on factors, on cores in the span of all, and on whole deltas."""
 
 
+def _there(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: to_gpu(tensor) for name, tensor in model.items()}
+
+
 @pytest.mark.parametrize("form", CHOSEN, ids=label)
-def test_the_bits_of_the_cpu(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bits_of_the_cpu(form: Form) -> None:
     base, experts = pool(form.experts, SHAPES)
     expected = form.merge(base, experts, seed=3)
-    monkeypatch.setattr(cermet.engine.tensors, "Options", ON_GPU)
     with Simulated():
-        assert same_bits(form.merge(base, experts, seed=3), expected)
+        found = form.merge(_there(base), [_there(e) for e in experts], seed=3)
+    assert all(isinstance(tensor, OnGpu) for tensor in found.values())
+    assert same_bits({name: tensor.cpu() for name, tensor in found.items()}, expected)
+
+
+@pytest.mark.parametrize("method", ["ties", "tsv_m"])
+def test_a_recipe_whose_files_are_sent_there(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {
+        "merge_method": method,
+        "base_model": save_llama(tmp_path / "base", 0),
+        "models": [{"model": save_llama(tmp_path / f"m{i}", i)} for i in (1, 2)],
+        "parameters": {"weight": 0.5, "density": 0.5} if method == "ties" else {},
+    }
+    cermet.merge(recipe, tmp_path / "here", threads=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU that is not there")
+    with Simulated():
+        cermet.merge(recipe, tmp_path / "there", threads=1, device="cuda")
+    found, expected = cermet.open(tmp_path / "there"), cermet.open(tmp_path / "here")
+    assert same_bits(dict(found), dict(expected))
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
