@@ -142,8 +142,10 @@ def encode(
     try:
         executor = executor_for(workers)
         states = _states(work, executor_for(workers))
-        jobs = [_job(work, pair, states, spool, partial(told, pair.place.name))
-                for pair in work.pairs]  # fmt: skip
+        jobs = [
+            _job(work, pair, states, spool, partial(told, pair.place.name), options.device)
+            for pair in work.pairs
+        ]
         executor.run(jobs)
         adapter = {p.place.name: p.tied for p in work.pairs} if work.codec.adapter else None
         files, parts, synced = gather(jobs, spool, folder, options, adapter)
@@ -220,12 +222,14 @@ def _as_method(codec: Codec) -> Method:
 class _Endings(Mapping[str, Tensor]):
     """The statistics of one tensor by their endings, read when they are asked for."""
 
-    def __init__(self, held: Checkpoint, tensor: str, extra: Extra) -> None:
+    def __init__(self, held: Checkpoint, tensor: str, extra: Extra, device: str) -> None:
         self._held, self._tensor, self._endings = held, tensor, extra.endings
+        self._device = device
 
     def __getitem__(self, ending: str) -> Tensor:
         info = self._held.tensors[self._tensor + ending]
-        return self._held.block(info.name, 0, info.numel).reshape(info.shape).float()
+        found = self._held.block(info.name, 0, info.numel).reshape(info.shape)
+        return found.to(self._device).float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._endings)
@@ -234,11 +238,11 @@ class _Endings(Mapping[str, Tensor]):
         return len(self._endings)
 
 
-def _extras(work: Work, tensor: str) -> dict[str, _Endings | None]:
+def _extras(work: Work, tensor: str, device: str) -> dict[str, _Endings | None]:
     found: dict[str, _Endings | None] = {}
     for extra in work.codec.extras:
         held = work.extras.get(extra.name)
-        found[extra.name] = None if held is None else _Endings(held, tensor, extra)
+        found[extra.name] = None if held is None else _Endings(held, tensor, extra, device)
         for ending in extra.endings if held is not None else ():
             if tensor + ending not in held.tensors:  # type: ignore[union-attr]
                 raise MismatchError(
@@ -254,17 +258,20 @@ def _job(
     states: Mapping[str, dict[str, Any]],
     spool: Spool,
     progress: Callable[[int], None],
+    device: str,
 ) -> EncodeJob:
     name, how = pair.place.name, how_of(work, pair)
     known: dict[str, Any] = dict(work.parameters)
+    device = device if work.codec.grain == "tensor" else "cpu"
     numbers: Mapping[str, float] = {}
     if how == "coded":
-        known |= states.get(name, {}) | _extras(work, name)
+        known |= states.get(name, {}) | _extras(work, name, device)
         if work.codec.fit is not None:
             numbers = call(work.codec.fit, **known, place=pair.place)
     return EncodeJob(
         pair.place, work.codec, how, Input(work.expert, name), Input(work.base, pair.base),
         known, numbers, spool, dtype=pair.dtype, seed=work.seed, progress=progress,
+        device=device,
     )  # fmt: skip
 
 

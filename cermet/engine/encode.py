@@ -129,12 +129,13 @@ class EncodeJob:
         dtype: str,
         seed: int,
         progress: Callable[[int], None] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.name, self.place, self.codec, self.how = place.name, place, codec, how
         self.expert, self.base, self.spool, self.seed = expert, base, spool, seed
         self.known = {**known, "place": place, "dtype": TORCH[dtype]}
         self.numbers = dict(numbers)
-        self.dtype, self.progress = dtype, progress
+        self.dtype, self.progress, self.device = dtype, progress, device
         self.digests = Digests()
         self.parts: dict[str, dict[int, Chunk]] = {}
         self.dtypes: dict[str, str] = {}
@@ -251,8 +252,8 @@ class EncodeJob:
         if self.codec.noise:
             known["noise"] = uniform(self.seed, self.name, start, start + delta.numel())
         try:
-            parts: Mapping[str, Tensor] = call(self.codec.function, delta, **known)
-            parts = {name: part.contiguous() for name, part in parts.items()}
+            parts: Mapping[str, Tensor] = call(self.codec.function, delta.to(self.device), **known)
+            parts = {name: part.cpu().contiguous() for name, part in parts.items()}
             if not parts:  # nothing of this delta is worth keeping
                 return parts, torch.zeros(delta.shape)
             return parts, call_decode(self.codec, parts, known, delta.shape)

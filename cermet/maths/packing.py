@@ -19,10 +19,10 @@ def packed_size(count: int, bits: int) -> int:
 
 
 def pack(codes: UInt8[Tensor, "count"], bits: int) -> UInt8[Tensor, "size"]:
-    """Numbers below 2**bits (1 to 8) -> bytes; bits beyond the last number are zero."""
-    array = codes.numpy()
+    """Numbers below 2**bits (1 to 8) -> bytes, on the CPU; bits beyond the last number are zero."""
+    array = codes.cpu().numpy()
     if bits == _BYTE:
-        return codes.clone()
+        return torch.from_numpy(array.copy())
     if bits == 1:
         return torch.from_numpy(np.packbits(array, bitorder="little"))
     if _BYTE % bits == 0:
