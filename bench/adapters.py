@@ -54,7 +54,7 @@ def _ours(method: str, pairs: Sequence[Pair]) -> Pair:
         ({f"{_MODULE}.lora_B.weight": b, f"{_MODULE}.lora_A.weight": a}, config) for b, a in pairs
     ]
     known = all_factor_methods()[method].parameters
-    given = {name: value for name, value in _GIVEN.items() if name in known}
+    given: dict[str, Any] = {name: value for name, value in _GIVEN.items() if name in known}
     made, told = merge_adapters(method, adapters, **given)
     scale = told["lora_alpha"] / told["r"]
     return made[f"{_MODULE}.lora_B.weight"], made[f"{_MODULE}.lora_A.weight"] * scale
