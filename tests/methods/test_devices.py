@@ -14,7 +14,7 @@ from torch import Tensor
 import cermet
 import cermet.adapters
 from cermet.core.registry import all_factor_methods
-from cermet.engine.run import Options
+from cermet.engine.options import Options
 from cermet.maths.eigen import leading_eigen
 from cermet.maths.lowrank import gram, leading
 from cermet.maths.polar import polar
