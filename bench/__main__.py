@@ -19,6 +19,7 @@ from bench.readme import PAGES, rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
 from bench.scaling import Scaling, default_threads, measure_scaling
+from bench.shadow import measure_shadow
 from bench.spectral import main as spectral
 from bench.speed import Speed, measure_speed
 from bench.table import tables
@@ -37,9 +38,10 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="all",
-        choices=("all", "speed", "memory", "scaling", "table", "readme", "keep"),
+        choices=("all", "speed", "memory", "scaling", "table", "readme", "keep", "shadow"),
         help="what to measure (all: speed, memory, scaling) or to print; default all; keep: take "
-        "over the records of `cermet bench`, from its --out given as --dir",
+        "over the records of `cermet bench`, from its --out given as --dir; shadow: Shadow-FT on "
+        "the pool in --dir",
     )
     add = parser.add_argument
     add("--dir", type=Path, default=Path("~/.cache/cermet/bench"), help="pools and outputs")
@@ -116,6 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"'{keep(given.dir, given.records, PICTURES)}' written; next: `python -m bench readme`."
         )
+        return 0
+    if given.what == "shadow":
+        written = measure_shadow(given.dir, given.records, given.date)
+        print(f"'{written}' written; next: `python -m bench readme`.")
         return 0
     folder = given.dir.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)

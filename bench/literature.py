@@ -1,106 +1,43 @@
 """What papers claim of merging, and what the records of our pools say to it.
 
-A claim compares two rows, or holds one against a limit, on every pool that has them. Its verdict
-is of a paired interval: the differences on the tasks, one for each task, by Student's
-distribution at 95 %. It holds where the whole interval is on the claim's side, does not hold here
-where it is on the other, and where it is on both, or there are fewer than three tasks, or less than
-a twentieth of a point between the rows, we cannot tell.
+A claim compares two rows, or holds one against a limit, on every pool that has them, or compares a
+row on several pools. Its verdict is of a paired interval: the differences on the tasks, one for
+each task, by Student's distribution at 95 %. It holds where the whole interval is on the claim's
+side, does not hold here where it is on the other, and where it is on both, or there are fewer than
+three tasks, or less than a twentieth of a point between the rows, we cannot tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.pools import POOLS, found_in
+from bench.findings import FEWEST, Find, grafted, keeps, more_in, over, shrinks
+from bench.shadow import GRAFTS
 from bench.table import markdown
 from cermet.proving.intervals import seeds_interval
-from cermet.proving.table import Row, Table
 
-__all__ = ["CLAIMS", "Claim", "Finding", "literature", "verdict"]
+__all__ = ["CLAIMS", "Claim", "literature", "verdict"]
 
 
-_FEWEST = 3  # tasks: two differences have an interval that says nothing
 _NOTHING = 0.0005  # a difference below this is none: a number of another run of the same method
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One claim on one pool: what was compared, and the differences in shares by task."""
-
-    pool: str
-    compared: str
-    differences: tuple[float, ...]
+_MERGES = ("linear", "task_arithmetic", "tsv_m")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, where it is from, and how it is looked for in the tables of a pool.
+    """A claim, where it is from, and how it is looked for in the records.
 
-    slack: how far below 0 a difference may be for the claim to hold.
+    slack: how far below 0 a difference may be for the claim to hold. wants: what has to be measured
+    where no record speaks to it.
     """
 
     text: str
     source: str
-    find: Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]
+    find: Find
     slack: float = 0.0
-
-
-def over(one: str, other: str) -> Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]:
-    """The first row less the second, with all experts."""
-
-    def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        rows = {row.name: row for row in found[0].rows}
-        if one not in rows or other not in rows:
-            return []
-        return [(f"{one} {_share(rows[one])}, {other} {_share(rows[other])}",
-                 _differences(rows[one], rows[other]))]  # fmt: skip
-
-    return find
-
-
-def keeps(*names: str) -> Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]:
-    """Rows less the experts themselves, whose share is 1."""
-
-    def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        rows = {row.name: row for row in found[0].rows}
-        return [
-            (f"{name} {_share(rows[name])}", tuple(s - 1 for s in rows[name].shares.values()))
-            for name in names
-            if name in rows
-        ]
-
-    return find
-
-
-def shrinks(*names: str) -> Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]:
-    """Few experts, three at least, less many, on the tasks that both have."""
-
-    def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        ordered = sorted(
-            (table for table in found if table.experts >= _FEWEST), key=lambda table: table.experts
-        )
-        if not ordered:
-            return []
-        few, many = ordered[0], ordered[-1]
-        told = []
-        for name in names if few.experts < many.experts else ():
-            a, b = ({r.name: r for r in table.rows}.get(name) for table in (few, many))
-            if a is not None and b is not None:
-                text = f"{name}: {_share(a)} of {few.experts}, {_share(b)} of {many.experts}"
-                told.append((text, _differences(a, b)))
-        return told
-
-    return find
-
-
-def _share(row: Row) -> str:
-    return f"{row.normalised:.1%}"
-
-
-def _differences(one: Row, other: Row) -> tuple[float, ...]:
-    return tuple(one.shares[t] - other.shares[t] for t in one.shares if t in other.shares)
+    wants: str = "a pool with these rows"
 
 
 CLAIMS = (
@@ -135,22 +72,21 @@ CLAIMS = (
           "2406.08903", over("delta_come bits=1 group=32", "bitdelta")),
     Claim("5 % of the delta's entries, ternary, are enough (under 1 %)", "2311.13171",
           keeps("compeft density=0.05"), slack=0.01),
+    Claim("Merging works better from a better base", "2410.03617",
+          more_in(("voices-weak", "voices"), *_MERGES), wants="a bench of `voices-weak`"),
+    Claim("Larger models merge more easily", "2410.03617",
+          more_in(("voices-sizes-small", "voices", "voices-sizes-large"), *_MERGES),
+          wants="benches of `voices-sizes-small` and `voices-sizes-large`"),
+    Claim("A delta learnt on the base is worth more on the tuned model than tuning it (Shadow-FT)",
+          "2505.12716", grafted(*GRAFTS), wants="`python -m bench shadow`"),
 )  # fmt: skip
-"""All claims that the records can speak to, by what they are about."""
-
-NOT_TRIED = (
-    ("Merging works better from a better base", "2410.03617", "bases of unequal quality"),
-    ("Larger models merge more easily", "2410.03617", "benches of the sizes of `voices`"),
-    ("A delta learnt on the base is worth more on the tuned model (Shadow-FT)", "2505.12716",
-     "a pool with a base that was tuned to follow instructions"),
-)  # fmt: skip
-"""Claims that no record speaks to yet, and what would."""
+"""All claims, by what they are about."""
 
 
 def verdict(differences: Sequence[float], slack: float = 0.0) -> str:
     """Plainly: holds, does not hold here, cannot tell."""
     count = len(differences)
-    if count < _FEWEST or abs(sum(differences) / count + slack) < _NOTHING:
+    if count < FEWEST or abs(sum(differences) / count + slack) < _NOTHING:
         return "cannot tell"
     low, high = seeds_interval(differences)
     if low > -slack:
@@ -159,31 +95,23 @@ def verdict(differences: Sequence[float], slack: float = 0.0) -> str:
 
 
 def literature(folder: Path) -> str:
-    """The table of claims and findings, and what was not tried."""
-    rows = []
+    """The table of claims and findings, and what no record speaks to yet."""
+    rows, missing = list[list[str]](), list[str]()
     for claim in CLAIMS:
-        for found in _findings(claim, folder):
+        text = f"{claim.text} ([{claim.source}](https://arxiv.org/abs/{claim.source}))"
+        findings = [one for one in claim.find(folder) if len(one.differences) >= FEWEST]
+        if not findings:
+            missing.append(f"- {text}: it wants {claim.wants}.\n")
+        for found in findings:
             mean = sum(found.differences) / len(found.differences)
             low, high = seeds_interval(found.differences)
             rows.append([
-                f"{claim.text} ([{claim.source}](https://arxiv.org/abs/{claim.source}))",
-                found.pool, found.compared,
+                text, found.pool, found.compared,
                 f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
                 verdict(found.differences, claim.slack),
             ])  # fmt: skip
     if not rows:
         return "Nothing has been measured yet (`cermet bench`).\n"
     head = ["claim", "pool", "of the experts", "difference in points", "verdict"]
-    missing = [f"- {text} ([{source}](https://arxiv.org/abs/{source})): it wants {what}."
-               for text, source, what in NOT_TRIED]  # fmt: skip
-    return markdown(head, rows) + "\nNot tried yet:\n\n" + "\n".join(missing) + "\n"
-
-
-def _findings(claim: Claim, folder: Path) -> list[Finding]:
-    found = []
-    for pool in POOLS:
-        tables = found_in(folder, pool)
-        if tables:
-            found += [Finding(pool, text, values) for text, values in claim.find(tables)
-                      if len(values) >= _FEWEST]  # fmt: skip
-    return found
+    told = markdown(head, rows)
+    return told + "\nNot tried yet:\n\n" + "".join(missing) if missing else told

@@ -1,14 +1,15 @@
 """What `cermet bench` has found on the pools of the zoo, from records: pages and README's table.
 
 `bench/records/pools/NAME.jsonl` holds the lines of test of one pool, as `cermet bench` wrote
-them into records.jsonl; `python -m bench keep --dir OUT` takes them over, with its pictures.
+them into records.jsonl; `python -m bench keep --dir OUT` takes them over, with the pictures of a
+pool that has a page.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from cermet.proving.formats import caption, size
 from cermet.proving.table import Row, Table, tables
 from parity.peer import ROOT
 
-__all__ = ["PICTURES", "POOLS", "found_in", "keep", "main_table", "results"]
+__all__ = ["PICTURES", "POOLS", "found_in", "keep", "lines_of", "main_table", "results"]
 
 POOLS = ("intents", "sight", "voices", "strings")
-"""The pools whose records are kept, in the order of the page."""
+"""The pools of the page, in its order; records of others are kept for claims about several."""
 
 PICTURES = ROOT / "docs" / "pictures"
 _PLACE = "pools"
@@ -35,15 +36,22 @@ _NOTHING = "Nothing has been measured yet (`cermet bench {name} --methods all`).
 @cache
 def found_in(folder: Path, name: str) -> tuple[Table, ...]:
     """The tables of a pool, with the largest number of experts first; none without records."""
+    return tuple(tables(lines_of(folder, name)))
+
+
+def lines_of(folder: Path, name: str) -> list[Mapping[str, Any]]:
+    """The records of a pool, as they were kept; none where there is no file."""
     file = folder / _PLACE / f"{name}.jsonl"
     if not file.is_file():
-        return ()
-    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    return tuple(tables(lines))
+        return []
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def keep(out: Path, folder: Path, pictures: Path) -> Path:
-    """Take lines of test and pictures over from the folder of a bench; SystemExit without any."""
+    """Take lines of test over from the folder of a bench, and pictures that the page shows.
+
+    SystemExit where there is no such line.
+    """
     file = out / "records.jsonl"
     if not file.is_file():
         raise SystemExit(f"'{out}' holds no records.jsonl of a bench.")
@@ -59,7 +67,7 @@ def keep(out: Path, folder: Path, pictures: Path) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text("".join(json.dumps(_short(x)) + "\n" for x in latest.values()), "utf-8")
     pictures.mkdir(parents=True, exist_ok=True)
-    for picture in _PICTURES:
+    for picture in _PICTURES if name in POOLS else ():
         drawn = out / f"{picture}.png"
         if drawn.is_file():
             shutil.copyfile(drawn, pictures / f"{name}-{picture}.png")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from cermet.core.errors import InputError
 from cermet.evaluate.evaluator import Evaluator
@@ -20,11 +20,8 @@ from cermet.recipes.pool import Pool, read_pool
 from cermet.zoo.catalogue import place_of
 from cermet.zoo.demo import demo_pool, generated_subjects
 from cermet.zoo.steps import Progress, build
-from cermet.zoo.train import THREADS
+from cermet.zoo.train import THREADS, Course
 from cermet.zoo.utterances import generator_fingerprint
-
-if TYPE_CHECKING:
-    from cermet.zoo.train import Settings
 
 __all__ = ["AVERAGE", "MERGES", "DemoTable", "Merge", "Row", "recipe_of", "run"]
 
@@ -155,7 +152,7 @@ def run(
     seed: int = 0,
     progress: Progress | None = None,
     merge: _MergeCall | None = None,
-    settings: Settings | None = None,
+    course: Course | None = None,
 ) -> DemoTable:
     """Build the pool of a seed (or find it), merge its experts, and measure everything.
 
@@ -172,7 +169,7 @@ def run(
         merge = found
     place = place_of("demo", seed) if directory is None else directory.absolute() / f"seed-{seed}"
     heard = progress or Progress()
-    blueprint = demo_pool(seed, generated_subjects(seed), settings).blueprint()
+    blueprint = demo_pool(seed, generated_subjects(seed), course).blueprint()
     built = build(blueprint, place, heard)
     pool = read_pool(place)
     made: list[tuple[str, Path, _Merged]] = []

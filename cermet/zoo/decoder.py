@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cermet.core.errors import ExtraError
 from cermet.inference.encoder import quiet
 from cermet.zoo.steps import Tick
 from cermet.zoo.tokens import PAD, SPECIALS, Tokens
-from cermet.zoo.train import fixed_threads
+from cermet.zoo.train import Course, alike, fixed_threads, train
 
-__all__ = ["Batch", "Course", "Line", "Shape", "blocks", "lines", "load", "make", "save", "train"]
+__all__ = ["Batch", "Line", "Shape", "blocks", "course", "lines", "load", "make", "save", "tune"]
 
 IGNORED = -100
 """A target that no loss is taken of; the default of PyTorch's cross-entropy."""
+
+_STRETCH = 16  # batches whose lines are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,9 @@ class Shape:
     positions: int = 512
 
 
-@dataclass(frozen=True)
-class Course:
-    """How a decoder is trained: AdamW, gradients clipped, the rate up and down in straight lines.
-
-    batch: blocks or lines in a step. rate: the highest, reached after `warm_up` (a share of all
-    steps) and brought down to 0 at the end. decay: of matrices; vectors have none.
-    """
-
-    steps: int
-    batch: int
-    rate: float
-    warm_up: float = 0.05
-    decay: float = 0.05
-    clip: float = 1.0
-    second: float = 0.98
+def course(steps: int, batch: int, rate: float) -> Course:
+    """How a decoder is trained. batch: blocks or lines in a step; rate: the highest."""
+    return Course(batch, rate, steps=steps, warm_up=0.05, decay=0.05, clip=1.0, second=0.98)
 
 
 class Batch(NamedTuple):
@@ -110,53 +101,34 @@ def _transformers() -> Any:
     return transformers
 
 
-def save(model: Any, tokens: Tokens, folder: Path, *, licence: str, about: str) -> None:
-    """Write an ordinary Hugging Face folder: weights, config, tokenizer, and a card.
-
-    licence: an identifier of the hub. about: the card's text.
-    """
+def save(model: Any, tokens: Tokens, folder: Path) -> None:
+    """Write an ordinary Hugging Face folder: weights, config and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     with quiet(_transformers().utils.logging):
         model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
     tokens.save(folder, model.config.max_position_embeddings)
-    card = f"---\nlicense: {licence}\nlibrary_name: transformers\n---\n\n{about}\n"
-    (folder / "README.md").write_text(card, "utf-8")
 
 
-def train(model: Any, batches: Iterator[Batch], course: Course, tick: Tick | None = None) -> None:
+def tune(model: Any, batches: Iterator[Batch], course: Course, tick: Tick | None = None) -> None:
     """Train in place what of the model has a gradient; `tick` is told of every step.
 
-    `batches` has to hold at least `course.steps`. The same model and batches give the same bits
-    on the same machine: the number of threads is fixed, and nothing is drawn at random.
+    Vectors have no decay. `batches` has to hold at least `course.steps`. The same model and batches
+    give the same bits on the same machine: the number of threads is fixed, and nothing is drawn at
+    random. Raises NonFiniteError as `train` does.
     """
-    model.train()
+
+    def loss(batch: Batch) -> Float[Tensor, ""]:
+        # No mask of padding: it stands at the end, where causal attention does not see it.
+        logits = model(input_ids=batch.tokens, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+
+    assert course.steps is not None  # and no epochs: `batches` never ends
     learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": course.decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(
-        [g for g in groups if g["params"]], course.rate, betas=(0.9, course.second), fused=True
-    )
-    warm = max(1, round(course.warm_up * course.steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min((step + 1) / warm, (course.steps - step) / max(1, course.steps - warm)),
-    )
+    vectors = [p for p in learning if p.ndim < 2]
+    model.train()
     with fixed_threads():
-        for step in range(1, course.steps + 1):
-            tokens, targets = next(batches)
-            # No mask of padding: it stands at the end, where causal attention does not see it.
-            logits = model(input_ids=tokens, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(learning, course.clip)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-            if tick is not None:
-                tick(step, course.steps)
+        train(learning, list(islice(batches, course.steps)), loss, course, tick, spared=vectors)
     model.eval()
 
 
@@ -167,7 +139,7 @@ def blocks(texts: Sequence[Sequence[int]], length: int, batch: int, seed: int) -
     ValueError where all of them do not fill one block.
     """
     begin = SPECIALS["bos_token"][0]
-    order = random.Random(seed)
+    order = Random(seed)
     rows: list[Tensor] = []
     while True:
         stream = [t for text in order.sample(texts, len(texts)) for t in (begin, *text)]
@@ -195,14 +167,10 @@ def lines(
     if len(rows) < batch:
         raise ValueError(f"{len(rows)} lines do not fill a batch of {batch}")
     tail = [SPECIALS["eos_token"][0]] if end else []
-    order = random.Random(seed)
-    stretch = batch * 16
+    order = Random(seed)
     while True:
-        round_ = order.sample(rows, len(rows))
-        held = []
-        for start in range(0, len(round_), stretch):
-            near = sorted(round_[start : start + stretch], key=lambda r: sum(map(len, r)))
-            held += [near[i : i + batch] for i in range(0, len(near) - batch + 1, batch)]
+        found = alike(rows, batch, batch * _STRETCH, order, lambda row: sum(map(len, row)))
+        held = [part for part in found if len(part) == batch]
         order.shuffle(held)
         for part in held:
             yield _padded(part, tail, first)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cermet.zoo.cards import GENERATED
 from cermet.zoo.catalogue import Entry, Wanted
 from cermet.zoo.encoders import Encoders
 from cermet.zoo.steps import Blueprint
 from cermet.zoo.subjects import Subject
 from cermet.zoo.templates import DOMAINS, domain
-from cermet.zoo.train import Settings
+from cermet.zoo.train import Course
 from cermet.zoo.utterances import utterances
 
 __all__ = ["ENTRY", "demo_pool", "generated_subjects"]
 
-_SOURCE = "Texts: requests that Cermet generates from templates."
+_COURSE = Course(batch=32, rate=1e-4, epochs=3, pull=0.01)
 
 
 def generated_subjects(
@@ -33,9 +34,9 @@ def generated_subjects(
     ]
 
 
-def demo_pool(seed: int, subjects: Sequence[Subject], settings: Settings | None = None) -> Encoders:
+def demo_pool(seed: int, subjects: Sequence[Subject], course: Course | None = None) -> Encoders:
     """The pool of some subjects, as the demo tunes it."""
-    return Encoders("demo", subjects, _SOURCE, seed, settings or Settings())
+    return Encoders("demo", subjects, GENERATED, seed, course or _COURSE)
 
 
 def _blueprint(wanted: Wanted) -> Blueprint:

@@ -11,24 +11,21 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from cermet.checkpoints.front_matter import CARD
 from cermet.core.fingerprint import sha256_hex
 from cermet.inference.encoder import Encoder
 from cermet.recipes.pool import POOL, VERSION
 from cermet.zoo.base import HUB_NAME, base_folder
+from cermet.zoo.cards import MINILM, Card, model_card
 from cermet.zoo.lora import Rank, Target, ask_for_peft, save_adapter, with_adapter
+from cermet.zoo.sentences import SCALE, Lesson, save_expert, tune
 from cermet.zoo.steps import Blueprint, Step, Tick
 from cermet.zoo.subjects import Subject, digest, write_texts
-from cermet.zoo.train import THREADS, Lesson, Settings, fixed_threads, save_expert, train
+from cermet.zoo.train import THREADS, Course, fixed_threads
 
 __all__ = ["Encoders"]
 
 _HEAD = "head"
-_LICENCE = "apache-2.0"
-_FRONT = (
-    f"---\nlicense: {_LICENCE}\nbase_model: {HUB_NAME}\nlanguage: en\n"
-    "library_name: transformers\npipeline_tag: feature-extraction\n---\n"
-)
+_FRONT = {"base_model": HUB_NAME, "language": "en", "pipeline_tag": "feature-extraction"}
 _MATRICES = ("query", "key", "value", "intermediate.dense", "output.dense")
 _TARGET = Target("FEATURE_EXTRACTION", _MATRICES)  # not the pooler, which mean pooling leaves out
 
@@ -37,32 +34,35 @@ _TARGET = Target("FEATURE_EXTRACTION", _MATRICES)  # not the pooler, which mean 
 class Encoders:
     """A pool of one base and an expert for every subject that has texts to learn from.
 
-    name: of the pool. source: what the experts learn from, a sentence for their cards. settings:
-    of every training but the adapters'. multi_task: whether a model is tuned on all subjects.
-    adapters: settings and size of LoRA experts, where these are wanted.
+    name: of the pool. data: what the experts learn from, for cards; measured: what the tasks hold
+    besides. course: of every training but the adapters'. multi_task: whether a model is tuned on
+    all subjects. adapters: course and size of LoRA experts, where the pool can have these; asked:
+    whether they are made now.
     """
 
     name: str
     subjects: Sequence[Subject]
-    source: str
+    data: str
     seed: int
-    settings: Settings
+    course: Course
     multi_task: bool = False
-    adapters: tuple[Settings, Rank] | None = None
+    adapters: tuple[Course, Rank] | None = None
+    asked: bool = True
+    measured: Sequence[str] = ()
 
     def blueprint(self) -> Blueprint:
         """The steps of the pool, and its `pool.yaml`.
 
-        Raises ExtraError where the package of the base, or peft for adapters, is missing.
+        Raises ExtraError where the package of the base, or peft for adapters asked for, is missing.
         """
         base = base_folder()
-        if self.adapters is not None:
+        if self.adapters is not None and self.asked:
             ask_for_peft()
         weights = sha256_hex((base / "model.safetensors").read_bytes())
         tasks = {"subjects": digest(self.subjects), "threads": THREADS}
         steps = [
             Step("base", {"weights": weights}, partial(_copy, base)),
-            Step("tasks", tasks, self._write_tasks, ("base",)),
+            Step("tasks", tasks, self._write_tasks, ("base",), card=self._tasks_card()),
             *(self._tuning(f"experts/{s.name}", [s]) for s in self._taught),
         ]
         if self.multi_task:
@@ -81,29 +81,33 @@ class Encoders:
         def make(new: Path, root: Path, tick: Tick) -> None:
             with fixed_threads():
                 encoder = Encoder(root / "base")
-                train(encoder, _lessons(subjects, root), self.settings, self.seed, tick)
+                tune(encoder, _lessons(subjects, root), self.course, self.seed, tick)
                 save_expert(encoder, root / "base", new)
-            (new / CARD).write_text(f"{_FRONT}\n{self._about(subjects)}\n", "utf-8")
 
-        return Step(name, self._stands(subjects, self.settings), make, ("base", "tasks"))
+        stands = self._stands(subjects, self.course)
+        card = self._card(subjects, "transformers")
+        return Step(name, stands, make, ("base", "tasks"), card=card)
 
-    def _adapting(self, subject: Subject, settings: Settings, size: Rank) -> Step:
+    def _adapting(self, subject: Subject, course: Course, size: Rank) -> Step:
         """A step that tunes an adapter on one subject."""
 
         def make(new: Path, root: Path, tick: Tick) -> None:
             with fixed_threads():
                 encoder = Encoder(root / "base")
                 encoder.model = with_adapter(encoder.model, size, self.seed, _TARGET).eval()
-                train(encoder, _lessons([subject], root), settings, self.seed, tick)
-                save_adapter(encoder.model, new, licence=_LICENCE, about=self._about([subject]))
+                tune(encoder, _lessons([subject], root), course, self.seed, tick)
+                save_adapter(encoder.model, new)
 
-        stands = {**self._stands([subject], settings), "size": asdict(size)}
-        return Step(f"adapters/{subject.name}", stands, make, ("base", "tasks"))
+        stands = {**self._stands([subject], course), "size": asdict(size)}
+        card = self._card([subject], "peft")
+        return Step(
+            f"adapters/{subject.name}", stands, make, ("base", "tasks"), card=card, asked=self.asked
+        )
 
-    def _stands(self, subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+    def _stands(self, subjects: Sequence[Subject], course: Course) -> dict[str, Any]:
         return {
             "subjects": [subject.name for subject in subjects],
-            "settings": asdict(settings),
+            "settings": {**course.plain(), "scale": SCALE},
             "seed": self.seed,
             "threads": THREADS,
         }
@@ -118,9 +122,17 @@ class Encoders:
                 file.chmod(0o644)  # safetensors closes it to everyone else
                 tick(done, len(self.subjects))
 
-    def _about(self, subjects: Sequence[Subject]) -> str:
+    def _card(self, subjects: Sequence[Subject], library: str) -> Card:
         names = ", ".join(subject.name for subject in subjects)
-        return f"The base, tuned for: {names}. {self.source}"
+        about = f"The base, tuned for: {names}. A model of Cermet's pool `{self.name}`."
+        return model_card(about, [self.data], MINILM, **_FRONT, library_name=library)
+
+    def _tasks_card(self) -> Card:
+        about = (
+            f"The tasks of Cermet's pool `{self.name}`: texts with labels, without those that are "
+            "in two splits, and heads, which are the base's embeddings of some."
+        )
+        return Card(about, [self.data, *self.measured], MINILM)
 
     def _pool(self) -> Mapping[str, Any]:
         taught = [subject.name for subject in self._taught]

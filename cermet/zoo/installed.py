@@ -20,9 +20,10 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from cermet.zoo.cards import GENERATED, PYTHON, UNICODE
 from cermet.zoo.texts import SPLITS, Document, Part, Source, chance
 
-__all__ = ["DOMAINS", "technical"]
+__all__ = ["DATA", "DOMAINS", "technical"]
 
 _APART = {
     "__pycache__", "dist-packages", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data",
@@ -109,6 +110,15 @@ DOMAINS: Mapping[str, Source] = {
     "bytecode": bytecode,
 }
 """Domains of experts, in the order in which a pool has them."""
+
+DATA: Mapping[Source, str] = {
+    technical: PYTHON,
+    python: PYTHON,
+    arithmetic: GENERATED,
+    names: UNICODE,
+    bytecode: PYTHON,
+}
+"""What each source is made from, for cards."""
 
 
 def _problem(one: int, other: int, sign: str) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cermet.zoo.cards import BANKING77, CLINC150
 from cermet.zoo.catalogue import Entry, Wanted
 from cermet.zoo.clinc import WANTED, clinc_subjects
 from cermet.zoo.encoders import Encoders
 from cermet.zoo.lora import Rank
 from cermet.zoo.steps import Blueprint
-from cermet.zoo.train import Settings
+from cermet.zoo.train import Course
 
 __all__ = ["ENTRY"]
 
-_SETTINGS = Settings(epochs=2, pull=0.0)
+_COURSE = Course(batch=32, rate=1e-4, epochs=2, pull=0.0)
 _RANK = Rank()
-_ADAPTER = replace(_SETTINGS, rate=1e-3)  # factors that begin at 0 have further to go
-
-_SOURCE = "Texts: CLINC150 (Larson et al., 2019), CC BY 3.0."
+_ADAPTER = replace(_COURSE, rate=1e-3)  # factors that begin at 0 have further to go
 
 
 def _blueprint(wanted: Wanted) -> Blueprint:
@@ -25,11 +24,13 @@ def _blueprint(wanted: Wanted) -> Blueprint:
     return Encoders(
         "intents",
         clinc_subjects(wanted.data, wanted.seed),
-        _SOURCE,
+        CLINC150,
         wanted.seed,
-        _SETTINGS,
+        _COURSE,
         multi_task=True,
-        adapters=(_ADAPTER, _RANK) if "adapters" in wanted.extras else None,
+        adapters=(_ADAPTER, _RANK),
+        asked="adapters" in wanted.extras,
+        measured=[BANKING77],
     ).blueprint()
 
 

@@ -58,8 +58,8 @@ def with_adapter(model: Any, size: Rank, seed: int, target: Target = DECODER) ->
         return peft.get_peft_model(model, config)
 
 
-def save_adapter(model: Any, folder: Path, *, licence: str, about: str) -> None:
-    """Write the adapter's weights, its config and a card; it does not say where its base is."""
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter's weights and its config, which does not say where its base is."""
     model.save_pretrained(folder)
     (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
     file = folder / "adapter_config.json"
@@ -68,5 +68,3 @@ def save_adapter(model: Any, folder: Path, *, licence: str, about: str) -> None:
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()  # peft keeps a set, whose order differs between runs
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    card = f"---\nlicense: {licence}\nlibrary_name: peft\n---\n\n{about}\n"
-    (folder / "README.md").write_text(card, "utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 
 from cermet.core.errors import FormatError, InputError
 from cermet.core.fingerprint import sha256_hex
+from cermet.zoo.cards import CLINC150, GSM8K
 from cermet.zoo.texts import Document, Part, Source, chance
 
 __all__ = ["PUBLISHED", "Published", "found_in"]
@@ -22,10 +23,10 @@ _TOGETHER = 6  # requests in a document
 
 @dataclass(frozen=True)
 class Published:
-    """A domain of a data set. files: below the folder of data; licence: of the data."""
+    """A domain of a data set. files: below the folder of data. data: for cards."""
 
     files: tuple[str, ...]
-    licence: str
+    data: str
     read: Any
 
     def source(self, folder: Path) -> Source:
@@ -94,8 +95,8 @@ def requests(folder: Path, seed: int) -> Iterator[Document]:
 
 
 PUBLISHED: Mapping[str, Published] = {
-    "problems": Published(("gsm8k/train.jsonl", "gsm8k/test.jsonl"), "MIT", problems),
-    "requests": Published(("clinc150/data_full.json",), "CC BY 3.0", requests),
+    "problems": Published(("gsm8k/train.jsonl", "gsm8k/test.jsonl"), GSM8K, problems),
+    "requests": Published(("clinc150/data_full.json",), CLINC150, requests),
 }
 """Domains by name, in the order in which a pool has them."""
 

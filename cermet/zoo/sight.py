@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from cermet.inference.encoder import quiet
 from cermet.zoo import vision
+from cermet.zoo.cards import GENERATED, UCI_DIGITS, Card, model_card
 from cermet.zoo.catalogue import Entry, Wanted
 from cermet.zoo.drawing import SIZE
-from cermet.zoo.images import TASKS, Images, Sizes, Split, labels_of, splits
+from cermet.zoo.images import DIGITS, TASKS, Images, Sizes, Split, labels_of, splits
 from cermet.zoo.steps import Blueprint, Step, Tick
-from cermet.zoo.vision import THREADS, Form, Head, Tuning
+from cermet.zoo.train import Course
+from cermet.zoo.vision import THREADS, Form, Head
 
 __all__ = ["ENTRY", "Settings", "blueprint"]
 
@@ -27,6 +29,7 @@ _IMAGES = 1  # to be raised when the images of a seed change
 _WRITTEN: tuple[Split, ...] = ("validation", "test")
 _SCENES, _ORDER = 1000, 1001  # streams of random numbers beside those of the tasks
 
+_TASKS = Card("The tasks of Cermet's pool `sight`: images and heads.", [GENERATED, UCI_DIGITS])
 _PROCESSOR = {
     "image_processor_type": "ViTImageProcessor",
     "do_normalize": True,
@@ -51,9 +54,9 @@ class Settings:
     sizes: Sizes = field(default=Sizes())
     scenes: int = 16_000
     shots: int = 4
-    base: Tuning = field(default=Tuning(epochs=2, batch=64, rate=1.5e-3))
-    expert: Tuning = field(default=Tuning(epochs=5, batch=50, rate=5e-4, pull=0.003))
-    multi_task: Tuning = field(default=Tuning(epochs=2, batch=16, rate=1e-3))
+    base: Course = field(default=Course(epochs=2, batch=64, rate=1.5e-3, pull=0.0))
+    expert: Course = field(default=Course(epochs=5, batch=50, rate=5e-4, pull=0.003))
+    multi_task: Course = field(default=Course(epochs=2, batch=16, rate=1e-3, pull=0.0))
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,25 @@ class _Pool:
         yield self._step("base", self._base, form, held.base)
         yield self._step("tasks", self._tasks, {"shots": held.shots}, None)
         for task in TASKS:
-            make = partial(self._tuned, tasks=(task,), tuning=held.expert)
-            yield self._step(f"experts/{task}", make, {"task": task}, held.expert)
-        make = partial(self._tuned, tasks=TASKS, tuning=held.multi_task)
-        yield self._step("multi_task", make, {"tasks": TASKS}, held.multi_task)
+            make = partial(self._tuned, tasks=(task,), course=held.expert)
+            yield self._step(f"experts/{task}", make, {"task": task}, held.expert, (task,))
+        make = partial(self._tuned, tasks=TASKS, course=held.multi_task)
+        yield self._step("multi_task", make, {"tasks": TASKS}, held.multi_task, TASKS)
 
-    def _step(self, name: str, make: Any, more: Mapping[str, Any], tuning: Tuning | None) -> Step:
+    def _step(
+        self, name: str, make: Any, more: Mapping[str, Any], course: Course | None,
+        tasks: Sequence[str] = (),
+    ) -> Step:  # fmt: skip
         stands = {
             "seed": self.seed,
             "images": _IMAGES,
             "threads": THREADS,
-            "tuning": None if tuning is None else asdict(tuning),
+            "tuning": None if course is None else course.plain(),
             "sizes": None if name == "base" else asdict(self.settings.sizes),
             **more,
         }
         after = {"base": (), "tasks": ("base",)}.get(name, ("base", "tasks"))
-        return Step(name, stands, make, after, name)
+        return Step(name, stands, make, after, name, _TASKS if name == "tasks" else _card(tasks))
 
     def _random(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream])
@@ -94,7 +100,7 @@ class _Pool:
         held = self.settings
         encoder = vision.new_encoder(held.form, self.seed)
         vision.pretrain(encoder, self._random(_SCENES), held.scenes, held.base, tick)
-        _save(encoder, new, "taught to say what drawn scenes show")
+        _save(encoder, new)
 
     def _tasks(self, new: Path, root: Path, tick: Tick) -> None:
         encoder = vision.load_encoder(root / "base")
@@ -115,7 +121,7 @@ class _Pool:
         (new / "labels.json").write_text(json.dumps(names, indent=2) + "\n", "utf-8")
 
     def _tuned(
-        self, new: Path, root: Path, tick: Tick, *, tasks: Sequence[str], tuning: Tuning
+        self, new: Path, root: Path, tick: Tick, *, tasks: Sequence[str], course: Course
     ) -> None:
         encoder = vision.load_encoder(root / "base")
         sizes = self.settings.sizes
@@ -126,8 +132,8 @@ class _Pool:
             )
             for task in tasks
         ]
-        vision.tune(encoder, lessons, self._random(_ORDER), tuning, tick)
-        _save(encoder, new, f"tuned on: {', '.join(tasks)}")
+        vision.tune(encoder, lessons, self._random(_ORDER), course, tick)
+        _save(encoder, new)
 
 
 def _few(images: Images, shots: int) -> Images:
@@ -136,7 +142,15 @@ def _few(images: Images, shots: int) -> Images:
     return images.rows(np.concatenate([np.flatnonzero(images.labels == k)[:shots] for k in labels]))
 
 
-def _save(encoder: Any, folder: Path, about: str) -> None:
+def _card(tasks: Sequence[str]) -> Card:
+    """The card of the base, which knows no task, or of what is tuned on some."""
+    what = f"tuned on: {', '.join(tasks)}" if tasks else "taught to say what drawn scenes show"
+    data = [GENERATED, *([UCI_DIGITS] if DIGITS in tasks else [])]
+    about = f"A small vision encoder of Cermet's pool `sight`, {what}."
+    return model_card(about, data, library_name="transformers")
+
+
+def _save(encoder: Any, folder: Path) -> None:
     """Write an ordinary Hugging Face folder."""
     import transformers
 
@@ -145,9 +159,6 @@ def _save(encoder: Any, folder: Path, about: str) -> None:
     (folder / "model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
     text = json.dumps(_PROCESSOR, indent=2, sort_keys=True) + "\n"
     (folder / "preprocessor_config.json").write_text(text, "utf-8")
-    card = f"A small vision encoder of Cermet's pool `sight`, {about}."
-    front = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n"
-    (folder / "README.md").write_text(f"{front}{card}\n", "utf-8")
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:

@@ -1,135 +1,140 @@
-"""Experts: the base, tuned on the texts of one subject towards a frozen head.
-
-A head is one direction for each intent: the base's embedding of the intent's example. A text is
-given the intent whose direction is closest to its embedding. Heads never learn, so experts and
-merges of them share the heads, and all that is learnt lies in the encoder.
-"""
+"""The one loop that trains the models of all pools: AdamW with a schedule, the same to the bit."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cermet.checkpoints.carry import carry_files
-from cermet.inference.encoder import Encoder
+from cermet.core.errors import NonFiniteError
 from cermet.inference.threads import with_threads
-from cermet.zoo.subjects import Utterance
+from cermet.zoo.steps import Tick
 
-__all__ = ["THREADS", "Lesson", "Settings", "fixed_threads", "save_expert", "train"]
+__all__ = ["THREADS", "Course", "alike", "fixed_threads", "train"]
 
 THREADS = 2
-"""Threads of the training: part of what decides the bits of an expert."""
+"""Threads of the training of decoders and sentence encoders, part of what decides the bits."""
+
+_SECOND = 0.999  # AdamW's usual one
+
+Row = TypeVar("Row")
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How an expert is tuned.
+class Course:
+    """How a model is trained.
 
-    rate: the highest learning rate, reached after `warm_up` (a share of all steps) and then
-    brought down to 0 in a straight line; scale: what cosines are multiplied by before the
-    softmax; decay: of AdamW; pull: the share of the way back to the base that every weight
-    goes after each step. What an expert does not need it gives up again, so experts of
-    different domains get in each other's way less, for a little accuracy of their own.
+    batch: examples in a step. rate: the highest learning rate, reached after `warm_up` (a share of
+    all steps) and then brought down to 0 in a straight line. epochs, steps: how long, one of the
+    two. decay: of AdamW. pull: the share of the way back to where it began that every weight goes
+    after each step: what an expert does not need it gives up again, so experts of different tasks
+    get in each other's way less, for a little accuracy of their own. clip: the greatest norm that
+    the gradients have together. second: the second beta of AdamW.
     """
 
-    epochs: int = 3
-    batch: int = 32
-    rate: float = 1e-4
+    batch: int
+    rate: float
+    epochs: int | None = None
+    steps: int | None = None
     warm_up: float = 0.1
-    scale: float = 40.0
     decay: float = 0.01
-    pull: float = 0.01
+    pull: float | None = None
+    clip: float | None = None
+    second: float | None = None
 
+    def plain(self) -> dict[str, Any]:
+        """What is set, as plain data for a step's digest.
 
-@dataclass(frozen=True)
-class Lesson:
-    """Texts with labels, and the frozen head that they are learnt towards."""
-
-    head: Float[Tensor, "labels width"]
-    data: Sequence[Utterance]
+        What is None is left out, so that a setting that is added here later makes no pool stale
+        which does without it.
+        """
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def train(
-    encoder: Encoder,
-    lessons: Sequence[Lesson],
-    settings: Settings,
-    seed: int,
-    tick: Callable[[int, int], None] | None = None,
+    learning: Sequence[Tensor],
+    batches: Sequence[Batch],
+    loss: Callable[[Batch], Float[Tensor, ""]],
+    course: Course,
+    tick: Tick | None = None,
+    spared: Sequence[Tensor] = (),
 ) -> None:
-    """Tune the encoder in place; the heads are only read. A batch is of one lesson.
+    """Train some weights in place, one step for each batch; `tick` is told of every step.
 
-    Word embeddings stay the base's, and nothing is dropped out: an expert that moves less
-    gets in the way of the others less. `tick` is told the steps done and the steps in all.
-    The same seed gives the same bits on the same machine with the same number of threads.
+    learning: all that learns. spared: what of it has no decay. Nothing is drawn at random, so the
+    same weights and batches give the same bits on the same machine with the same number of threads,
+    which the caller fixes. Raises NonFiniteError at the first loss that is no finite number, and at
+    the end where a weight is none.
     """
-    total = settings.epochs * sum(-(-len(each.data) // settings.batch) for each in lessons)
-    encoder.model.get_input_embeddings().weight.requires_grad_(False)
-    learning = [p for p in encoder.model.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in learning]
-    optimiser = torch.optim.AdamW(
-        learning, lr=settings.rate, weight_decay=settings.decay, fused=True
-    )
-    warm = max(1, round(settings.warm_up * total))
+    optimiser = _optimiser(learning, course, spared)
+    total, warm = len(batches), max(1, round(course.warm_up * len(batches)))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
     )
-    for step, batch in enumerate(_batches(lessons, settings, seed), start=1):
-        pooled = encoder.pooled(encoder.tokens([u.text for u in batch.data]))
-        cosines = torch.nn.functional.normalize(pooled, dim=-1) @ batch.head.detach().T
-        wanted = torch.tensor([u.label for u in batch.data])
-        loss = torch.nn.functional.cross_entropy(cosines * settings.scale, wanted)
-        loss.backward()  # type: ignore[no-untyped-call]
+    start = None if course.pull is None else [weight.detach().clone() for weight in learning]
+    for step, batch in enumerate(batches, start=1):
+        found = loss(batch)
+        if not math.isfinite(found.item()):
+            raise _ran_away(f"the loss is {found.item()} in step {step} of {total}")
+        found.backward()  # type: ignore[no-untyped-call]
+        if course.clip is not None:
+            torch.nn.utils.clip_grad_norm_(learning, course.clip)
         optimiser.step()
-        with torch.no_grad():
-            for weight, base in zip(learning, start, strict=True):
-                weight.lerp_(base, settings.pull)
+        if start is not None and course.pull is not None:
+            with torch.no_grad():
+                for weight, before in zip(learning, start, strict=True):
+                    weight.lerp_(before, course.pull)
         schedule.step()
         optimiser.zero_grad()
         if tick is not None:
             tick(step, total)
+    if not all(weight.isfinite().all() for weight in learning):
+        raise _ran_away(f"a weight is no finite number after {total} steps")
 
 
-def _batches(lessons: Sequence[Lesson], settings: Settings, seed: int) -> Iterator[Lesson]:
-    """Shuffled batches in which the texts are of like length, so that little is padded."""
-    order = random.Random(seed)
-    stretch = settings.batch * 8
-    for _ in range(settings.epochs):
-        batches = []
-        for lesson in lessons:
-            rows = order.sample(lesson.data, len(lesson.data))
-            for start in range(0, len(rows), stretch):
-                near = sorted(rows[start : start + stretch], key=lambda u: len(u.text))
-                cuts = range(0, len(near), settings.batch)
-                batches += [Lesson(lesson.head, near[i : i + settings.batch]) for i in cuts]
-        order.shuffle(batches)
-        yield from batches
+def _optimiser(
+    learning: Sequence[Tensor], course: Course, spared: Sequence[Tensor]
+) -> torch.optim.AdamW:
+    free = {id(weight) for weight in spared}
+    groups = [
+        {"params": [w for w in learning if id(w) not in free], "weight_decay": course.decay},
+        {"params": [w for w in learning if id(w) in free], "weight_decay": 0.0},
+    ]
+    betas = (0.9, _SECOND if course.second is None else course.second)
+    return torch.optim.AdamW([g for g in groups if g["params"]], course.rate, betas, fused=True)
 
 
-def save_expert(encoder: Encoder, base: Path, out: Path) -> None:
-    """Write a checkpoint folder with the base's tensor names, config and tokenizer.
+def _ran_away(what: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"The training ran away: {what}. Nothing of this model is kept; try another seed, or other "
+        "versions of PyTorch and transformers."
+    )
 
-    What the model does not hold (the buffer of position numbers) is the base's.
+
+def alike(
+    rows: Sequence[Row], batch: int, stretch: int, order: Random, length: Callable[[Row], int]
+) -> list[Sequence[Row]]:
+    """Batches of rows in a new order, in which rows are of like length, so that little is padded.
+
+    stretch: rows that are sorted by length together, in the new order. The last batch of a stretch
+    holds what is left.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    tuned = encoder.model.state_dict()
-    tensors = {
-        name: tuned[name].contiguous() if name in tuned else tensor
-        for name, tensor in load_file(base / "model.safetensors").items()
-    }
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
-    (out / "config.json").write_bytes((base / "config.json").read_bytes())
-    carry_files(base, base, out)
+    mixed = order.sample(rows, len(rows))
+    found: list[Sequence[Row]] = []
+    for start in range(0, len(mixed), stretch):
+        near = sorted(mixed[start : start + stretch], key=length)
+        found += [near[i : i + batch] for i in range(0, len(near), batch)]
+    return found
 
 
 def fixed_threads() -> AbstractContextManager[None]:
-    """Run torch on the pools' THREADS, and on as many as before afterwards."""
+    """Run torch on THREADS, and on as many as before afterwards."""
     return with_threads(THREADS)

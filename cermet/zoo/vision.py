@@ -24,12 +24,12 @@ from cermet.zoo.drawing import SIZE
 from cermet.zoo.images import Images
 from cermet.zoo.scenes import scenes
 from cermet.zoo.steps import Tick
+from cermet.zoo.train import Course, train
 
 __all__ = [
     "THREADS",
     "Form",
     "Head",
-    "Tuning",
     "features",
     "fit_head",
     "load_encoder",
@@ -57,23 +57,6 @@ class Form:
     heads: int = 4
     inner: int = 256
     patch: int = 6
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How an encoder is trained.
-
-    rate: the highest learning rate, reached after `warm_up` (a share of all steps) and then brought
-    down to 0 in a straight line; decay: of AdamW; pull: the share of the way back to where it began
-    that every weight goes after each step.
-    """
-
-    epochs: int
-    batch: int
-    rate: float
-    warm_up: float = 0.1
-    decay: float = 0.01
-    pull: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +144,7 @@ def fit_head(
 
 
 def pretrain(
-    encoder: Encoder, random: np.random.Generator, count: int, tuning: Tuning, tick: Tick
+    encoder: Encoder, random: np.random.Generator, count: int, course: Course, tick: Tick
 ) -> None:
     """Teach an encoder to say what `count` scenes show, through a linear layer that is dropped."""
     pixels, told = scenes(random, count)
@@ -178,14 +161,14 @@ def pretrain(
         return torch.nn.functional.mse_loss(said, wanted[rows])
 
     learning = [*encoder.parameters(), layer.weight, layer.bias]
-    _descend(learning, _shuffled(random, count, tuning), loss, tuning, tick)
+    _train(learning, random, count, loss, course, tick)
 
 
 def tune(
     encoder: Encoder,
     tasks: Sequence[tuple[Images, Head]],
     random: np.random.Generator,
-    tuning: Tuning,
+    course: Course,
     tick: Tick,
 ) -> None:
     """Tune an encoder in place on tasks, as many images of each in every batch; heads stay.
@@ -209,40 +192,22 @@ def tune(
         ]
         return torch.stack(losses).mean()
 
-    _descend(learning, _shuffled(random, count, tuning), loss, tuning, tick)
+    _train(learning, random, count, loss, course, tick)
 
 
-def _shuffled(
-    random: np.random.Generator, count: int, tuning: Tuning
-) -> list[Int[np.ndarray, "rows"]]:
-    """The rows of every batch of all epochs."""
-    found = []
-    for _ in range(tuning.epochs):
-        order = random.permutation(count)
-        found += [order[i : i + tuning.batch] for i in range(0, count, tuning.batch)]
-    return found
-
-
-def _descend(
+def _train(
     learning: Sequence[Tensor],
-    batches: Sequence[Int[np.ndarray, "rows"]],
+    random: np.random.Generator,
+    count: int,
     loss: Callable[[Int[np.ndarray, "rows"]], Float[Tensor, ""]],
-    tuning: Tuning,
+    course: Course,
     tick: Tick,
 ) -> None:
-    start = [weight.detach().clone() for weight in learning]
-    optimiser = torch.optim.AdamW(learning, lr=tuning.rate, weight_decay=tuning.decay, fused=True)
-    total, warm = len(batches), max(1, round(tuning.warm_up * len(batches)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, (total - step) / max(1, total - warm))
-    )
+    """Train on `count` images, those of each epoch in a new order."""
+    assert course.epochs is not None  # and no steps: every image is seen as often as any other
+    batches = []
+    for _ in range(course.epochs):
+        order = random.permutation(count)
+        batches += [order[i : i + course.batch] for i in range(0, count, course.batch)]
     with with_threads(THREADS):
-        for step, rows in enumerate(batches, start=1):
-            loss(rows).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            with torch.no_grad():
-                for weight, before in zip(learning, start, strict=True):
-                    weight.lerp_(before, tuning.pull)
-            schedule.step()
-            optimiser.zero_grad()
-            tick(step, total)
+        train(learning, batches, loss, course, tick)

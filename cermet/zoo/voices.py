@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from cermet.zoo import decoder
+from cermet.zoo.cards import Card, model_card
 from cermet.zoo.catalogue import Entry, Wanted
-from cermet.zoo.decoder import Batch, Course, Shape
-from cermet.zoo.installed import DOMAINS, technical
-from cermet.zoo.lora import Rank, save_adapter, with_adapter
+from cermet.zoo.decoder import Batch, Shape
+from cermet.zoo.installed import DATA, DOMAINS, technical
+from cermet.zoo.lora import Rank, ask_for_peft, save_adapter, with_adapter
 from cermet.zoo.published import found_in
 from cermet.zoo.steps import Blueprint, Step, Tick
 from cermet.zoo.texts import Amounts, Part, Source, divide
 from cermet.zoo.tokens import Tokens, learnt_tokens
-from cermet.zoo.train import THREADS
+from cermet.zoo.train import THREADS, Course
 
 __all__ = ["ENTRY", "OWN", "Domain", "Settings", "blueprint", "domains"]
 
@@ -27,7 +29,7 @@ OWN = "technical"
 """The domain of the base: a task that no expert is tuned for."""
 
 _TEXTS = 1  # to be raised when the texts of a seed change
-_LICENCE = "apache-2.0"
+_BASE = "base"
 _SECOND = 7919  # what the seed of the second base is further than the first one's
 
 
@@ -36,8 +38,9 @@ class Settings:
     """All that decides the pool but for seed and data.
 
     shape: of base and experts; small, large: of the extra sizes. vocabulary: tokens. length: of a
-    block, in tokens. base, expert, multi_task, adapter: how each is trained. own: characters of
-    the base's training text, where others have `amounts.train`.
+    block, in tokens. base, expert, multi_task, adapter: how each is trained; weak: the base of the
+    extra `weak-base`, from the same weights on the first quarter of the same batches. own:
+    characters of the base's training text, where others have `amounts.train`.
     """
 
     shape: Shape = field(default=Shape(width=160, layers=4, heads=5, inner=432))
@@ -47,20 +50,22 @@ class Settings:
     length: int = 256
     own: int = 1_300_000
     amounts: Amounts = field(default=Amounts(600_000))
-    base: Course = field(default=Course(steps=600, batch=4, rate=4e-3))
-    expert: Course = field(default=Course(steps=280, batch=4, rate=2e-3))
-    multi_task: Course = field(default=Course(steps=600, batch=4, rate=2e-3))
-    adapter: Course = field(default=Course(steps=280, batch=4, rate=1e-2))
+    base: Course = field(default=decoder.course(steps=600, batch=4, rate=4e-3))
+    weak: Course = field(default=decoder.course(steps=150, batch=4, rate=4e-3))
+    expert: Course = field(default=decoder.course(steps=280, batch=4, rate=2e-3))
+    multi_task: Course = field(default=decoder.course(steps=600, batch=4, rate=2e-3))
+    adapter: Course = field(default=decoder.course(steps=280, batch=4, rate=1e-2))
     rank: Rank = field(default=Rank())
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A kind of text: its documents, and what tells one state of them from another."""
+    """A kind of text: its documents, what tells one state of them from another, and the data."""
 
     name: str
     source: Source
     stands: Mapping[str, Any]
+    data: str
 
     def texts(self, seed: int, amounts: Amounts) -> Mapping[Part, tuple[str, ...]]:
         """The pieces of each split."""
@@ -73,7 +78,8 @@ def _texts(source: Source, seed: int, amounts: Amounts) -> Mapping[Part, tuple[s
 
 
 def _installed(name: str, source: Source) -> Domain:
-    return Domain(name, source, {"python": platform.python_version(), "texts": _TEXTS})
+    stands = {"python": platform.python_version(), "texts": _TEXTS}
+    return Domain(name, source, stands, DATA[source])
 
 
 def _own() -> Domain:
@@ -85,7 +91,7 @@ def domains(data: Path | None) -> tuple[Domain, ...]:
     found = [_installed(name, source) for name, source in DOMAINS.items()]
     if data is not None:
         found += [
-            Domain(name, one.source(data), {"digest": one.digest(data), "texts": _TEXTS})
+            Domain(name, one.source(data), {"digest": one.digest(data), "texts": _TEXTS}, one.data)
             for name, one in found_in(data).items()
         ]
     return tuple(found)
@@ -96,6 +102,7 @@ class Family:
     """A base and what is tuned from it, in one folder below the pool's.
 
     place: that folder, empty or ending in a slash. seed: of the texts; start: of weights and order.
+    base: the way from that folder to what the experts are tuned from, its own or another family's.
     """
 
     place: str
@@ -104,22 +111,32 @@ class Family:
     domains: tuple[Domain, ...]
     seed: int
     start: int
+    base: str = _BASE
 
     def steps(self) -> Iterator[Step]:
-        """The base, its experts, and the model tuned on all domains."""
-        yield self._step("base", self._base, [_own()], self.settings.base)
-        for domain in self.domains:
-            make = partial(self._tuned, of=(domain,), course=self.settings.expert)
-            yield self._step(f"experts/{domain.name}", make, [domain], self.settings.expert)
+        """The base, its experts, and the model tuned on all domains; with a base of another family
+        the experts alone.
+        """
+        if not self._rooted:
+            yield from self._experts()
+            return
+        yield self._step(_BASE, self._base, [_own()], self.settings.base)
+        yield from self._experts()
         every = (_own(), *self.domains)
         make = partial(self._tuned, of=every, course=self.settings.multi_task)
         yield self._step("multi_task", make, every, self.settings.multi_task)
 
-    def adapters(self) -> Iterator[Step]:
+    def _experts(self) -> Iterator[Step]:
+        for domain in self.domains:
+            make = partial(self._tuned, of=(domain,), course=self.settings.expert)
+            yield self._step(f"experts/{domain.name}", make, [domain], self.settings.expert)
+
+    def adapters(self, asked: bool) -> Iterator[Step]:
         """A LoRA adapter of the base for each domain."""
         for domain in self.domains:
-            make = partial(self._adapter, domain=domain)
-            yield self._step(f"adapters/{domain.name}", make, [domain], self.settings.adapter)
+            make, course = partial(self._adapter, domain=domain), self.settings.adapter
+            step = self._step(f"adapters/{domain.name}", make, [domain], course, "peft")
+            yield replace(step, asked=asked)
 
     def pool(self, tasks: str, adapters: bool) -> Mapping[str, Any]:
         """What its pool.yaml holds. tasks: the way to the folder of tasks."""
@@ -127,10 +144,10 @@ class Family:
         return {
             "cermet_pool": 1,
             "name": "-".join(["voices", *self.place.split("/")]).rstrip("-"),
-            "base": "base",
+            "base": self.base,
             "experts": {name: f"experts/{name}" for name in names},
             **({"adapters": {name: f"adapters/{name}" for name in names}} if adapters else {}),
-            "multi_task": "multi_task",
+            **({"multi_task": "multi_task"} if self._rooted else {}),
             "tasks": {
                 name: {
                     "kind": "likelihood",
@@ -141,7 +158,10 @@ class Family:
             },
         }
 
-    def _step(self, name: str, make: Any, of: Any, course: Course) -> Step:
+    def _step(
+        self, name: str, make: Any, of: Sequence[Domain], course: Course,
+        library: str = "transformers",
+    ) -> Step:  # fmt: skip
         held = self.settings
         stands = {
             "seed": self.seed,
@@ -152,12 +172,29 @@ class Family:
             "length": held.length,
             "own": held.own,
             "amounts": asdict(held.amounts),
-            "course": asdict(course),
+            "course": course.plain(),
             "rank": asdict(held.rank) if name.startswith("adapters/") else None,
             "domains": {domain.name: domain.stands for domain in of},
         }
-        after = () if name == "base" else (f"{self.place}base",)
-        return Step(f"{self.place}{name}", stands, make, after, f"{self.place}{name}")
+        after = () if name == _BASE else (self._origin,)
+        names = ", ".join(domain.name for domain in of)
+        learnt = names if self._rooted else f"all domains, and then on: {names}"
+        card = model_card(
+            f"A small decoder of Cermet's pool `voices`, trained on: {learnt}.",
+            [domain.data for domain in (_own(), *(of if self._rooted else self.domains))],
+            library_name=library,
+        )
+        return Step(f"{self.place}{name}", stands, make, after, f"{self.place}{name}", card)
+
+    @property
+    def _rooted(self) -> bool:
+        """Whether its base is its own."""
+        return self.base == _BASE
+
+    @property
+    def _origin(self) -> str:
+        """The step that makes what the experts are tuned from."""
+        return normpath(f"{self.place}{self.base}")
 
     def texts(self, domain: Domain) -> Mapping[Part, tuple[str, ...]]:
         """The texts of each split; of the base's own domain there is more to learn from."""
@@ -173,19 +210,19 @@ class Family:
         texts = list(self.texts(_own())["train"])
         tokens = learnt_tokens(texts, self.settings.vocabulary)
         model = decoder.make(self.shape, tokens, self.start)
-        decoder.train(
+        decoder.tune(
             model, self._batches(tokens, texts, self.settings.base), self.settings.base, tick
         )
-        _save(model, tokens, new, (_own(),))
+        decoder.save(model, tokens, new)
 
     def _tuned(
         self, new: Path, root: Path, tick: Tick, *, of: tuple[Domain, ...], course: Course
     ) -> None:
-        base = root / f"{self.place}base"
+        base = root / self._origin
         tokens, model = Tokens.load(base), decoder.load(base)
         texts = [text for domain in of for text in self._share(domain)]
-        decoder.train(model, self._batches(tokens, texts, course), course, tick)
-        _save(model, tokens, new, of)
+        decoder.tune(model, self._batches(tokens, texts, course), course, tick)
+        decoder.save(model, tokens, new)
 
     def _share(self, domain: Domain) -> tuple[str, ...]:
         """The training text of a domain beside others: of the base's, no more than of theirs."""
@@ -195,49 +232,53 @@ class Family:
         return texts
 
     def _adapter(self, new: Path, root: Path, tick: Tick, *, domain: Domain) -> None:
-        base = root / f"{self.place}base"
+        base = root / self._origin
         tokens, course = Tokens.load(base), self.settings.adapter
         tuned = with_adapter(decoder.load(base), self.settings.rank, self.start)
         batches = self._batches(tokens, list(self.texts(domain)["train"]), course)
-        decoder.train(tuned, batches, course, tick)
-        save_adapter(tuned, new, licence=_LICENCE, about=_about((domain,)))
-
-
-def _save(model: Any, tokens: Tokens, new: Path, of: tuple[Domain, ...]) -> None:
-    decoder.save(model, tokens, new, licence=_LICENCE, about=_about(of))
-
-
-def _about(of: tuple[Domain, ...]) -> str:
-    names = ", ".join(domain.name for domain in of)
-    return f"A small decoder of Cermet's pool `voices`, trained on: {names}."
+        decoder.tune(tuned, batches, course, tick)
+        save_adapter(tuned, new)
 
 
 def blueprint(wanted: Wanted, settings: Settings | None = None) -> Blueprint:
-    """The steps of the pool of a seed. InputError where the folder of data holds nothing."""
+    """The steps of the pool of a seed.
+
+    Raises InputError where the folder of data holds nothing, and ExtraError where adapters need
+    peft.
+    """
     chosen = settings or Settings()
     found = domains(wanted.data)
     first = Family("", chosen.shape, chosen, found, wanted.seed, wanted.seed)
     adapters = "adapters" in wanted.extras
-    families = [first]
-    if "sizes" in wanted.extras:
-        families += [
-            replace(first, place="sizes/small/", shape=chosen.small),
-            replace(first, place="sizes/large/", shape=chosen.large),
-        ]
-    if "second-base" in wanted.extras:
-        families.append(replace(first, place="second/", start=wanted.seed + _SECOND))
-    steps = [_tasks(first), *first.steps()]
     if adapters:
-        steps += first.adapters()
-    for family in families[1:]:
+        ask_for_peft()
+    steps = [_tasks(first), *first.steps(), *first.adapters(adapters)]
+    more = [one for name, some in _further(first).items() if name in wanted.extras for one in some]
+    for family in more:
         steps += family.steps()
     pools = {
         f"{one.place}pool.yaml": one.pool(
-            "../" * one.place.count("/") + "tasks", adapters and one is first
+            "../" * one.place.count("/") + "tasks", adapters=one is first
         )
-        for one in families
+        for one in (first, *more)
     }
     return Blueprint(steps, pools)
+
+
+def _further(first: Family) -> Mapping[str, tuple[Family, ...]]:
+    """What each extra adds to the first family."""
+    held = first.settings
+    return {
+        "sizes": (
+            replace(first, place="sizes/small/", shape=held.small),
+            replace(first, place="sizes/large/", shape=held.large),
+        ),
+        "second-base": (replace(first, place="second/", start=first.start + _SECOND),),
+        "weak-base": (replace(first, place="weak/", settings=replace(held, base=held.weak)),),
+        # The tuned model is the one that can do everything, every domain included, as a model that
+        # was tuned to follow instructions has seen some of whatever it is tuned on next.
+        "direct": (replace(first, place="direct/", base="../multi_task"),),
+    }
 
 
 def _tasks(family: Family) -> Step:
@@ -261,7 +302,9 @@ def _tasks(family: Family) -> Step:
         "amounts": asdict(family.settings.amounts),
         "domains": {domain.name: domain.stands for domain in every},
     }
-    return Step("tasks", stands, make, (), "tasks")
+    about = "The tasks of Cermet's pool `voices`: held-out pieces of texts."
+    card = Card(about, [domain.data for domain in every])
+    return Step("tasks", stands, make, (), "tasks", card)
 
 
 ENTRY = Entry(
@@ -275,6 +318,8 @@ ENTRY = Entry(
         "adapters": "a LoRA adapter of rank 8 beside each expert.",
         "sizes": "the same pool in two further sizes, in sizes/small and sizes/large.",
         "second-base": "a second base from another seed with its own experts, in second.",
+        "weak-base": "a base trained for a quarter of the steps with its own experts, in weak.",
+        "direct": "the model tuned on all domains, tuned further on each of them, in direct.",
     },
     data="gsm8k/train.jsonl and gsm8k/test.jsonl, clinc150/data_full.json, or one of the two",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,75 @@ def test_what_is_kept_names_no_folder_and_the_last_line_of_a_row(tmp_path: Path)
     assert "(pictures/voices-bytes.png)" in found
     assert "voices-experts" not in found
     assert "90.0%" in main_table(folder)
+
+
+def _named(folder: Path, name: str, rows: Mapping[str, Mapping[str, float]], *seeds: int) -> None:
+    """Keep the bench of a pool of that name; of several seeds, each further one at half of all."""
+    out = folder / "benches" / name
+    out.mkdir(parents=True)
+    (out / "bytes.png").write_bytes(b"png")
+    lines = [
+        _line(row, {t: s / 2**i for t, s in shares.items()}, pool=name, seed=seed)
+        for row, shares in rows.items()
+        for i, seed in enumerate(seeds or (0,))
+    ]
+    (out / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert keep(out, folder, folder / "pictures") == folder / "pools" / f"{name}.jsonl"
+
+
+_APART = {"a": 1.0, "b": 1.0, "c": 1.0}
+_BASE = {"a": 0.4, "b": 0.5, "c": 0.6}
+
+
+def test_a_row_is_compared_over_pools_by_share_and_by_way(tmp_path: Path) -> None:
+    weak = {"a": 0.1, "b": 0.2, "c": 0.3}
+    _named(tmp_path, "voices-weak", {
+        "experts kept apart": _APART, "base": weak, "linear": {"a": 0.55, "b": 0.61, "c": 0.64},
+    })  # fmt: skip
+    assert "better base" not in literature(tmp_path)  # one pool is compared with nothing
+    _named(tmp_path, "voices", {
+        "experts kept apart": _APART, "base": _BASE, "linear": {"a": 0.64, "b": 0.70, "c": 0.75},
+        "ties": _BASE, "tsv_m": _BASE,
+    })  # fmt: skip
+    found_in.cache_clear()
+    text = literature(tmp_path)
+    share, way = [row for row in text.splitlines() if "better base" in row]
+    assert "| voices-weak, voices | linear: 60.0%, 69.7% | +9.7 (" in share
+    assert share.endswith("| holds |")
+    # (0.55 - 0.1) / 0.9, ... against (0.64 - 0.4) / 0.6, ...: the base alone has gained
+    assert "linear, of the way from base to expert: 49.9%, 39.2% | -10.8 (" in way
+    assert way.endswith("| does not hold here |")
+    assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["voices-bytes.png"]
+
+
+def test_only_seeds_that_all_pools_have_are_compared(tmp_path: Path) -> None:
+    rows = {"experts kept apart": _APART, "base": _BASE, "linear": {"a": 0.6, "b": 0.7, "c": 0.8}}
+    _named(tmp_path, "voices-sizes-small", rows, 0)
+    _named(tmp_path, "voices-sizes-large", rows, 0, 1)
+    assert "linear: 70.0%, 70.0% | +0.0" in literature(tmp_path)
+    shutil.rmtree(tmp_path / "benches")
+    _named(tmp_path, "voices-sizes-small", rows, 2)
+    assert "70.0%" not in literature(tmp_path)
+
+
+def test_pools_of_other_tasks_are_not_compared(tmp_path: Path) -> None:
+    few = {"a": 1.0, "b": 1.0, "d": 1.0}
+    for name, shares in (("voices-weak", few), ("voices", _APART)):
+        rows = dict.fromkeys(("experts kept apart", "base", "linear"), shares)
+        _named(tmp_path, name, {**rows, "ties": shares, "task_arithmetic": shares})
+    told, _, missing = literature(tmp_path).partition("Not tried yet:")
+    assert "better base" not in told
+    assert "better base" in missing
+
+
+def test_what_has_records_is_no_longer_missing(tmp_path: Path) -> None:
+    _named(tmp_path, "voices", {"ties": _BASE, "task_arithmetic": _APART})
+    told, _, missing = literature(tmp_path).partition("Not tried yet:")
+    assert "TIES is better than task arithmetic" in told
+    assert "TIES is better than task arithmetic" not in missing
+    for claim in CLAIMS:
+        assert (f"| {claim.text} (" in told) != (f"- {claim.text} (" in missing)
+        assert told.endswith("|\n\n")
 
 
 def test_keeping_nothing_is_refused(tmp_path: Path) -> None:

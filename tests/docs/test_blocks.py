@@ -35,6 +35,9 @@ LISTED = {
         "python3 -m venv .venv",
         ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
     ],
+    "docs/literature.md": [
+        "cermet zoo build voices --data data --with sizes --with weak-base --with direct"
+    ],
     "docs/lm-eval.md": [
         "cermet evaluate merged --lm-eval mine --include-path tasks      # tasks/mine.yaml"
     ],

@@ -10,13 +10,13 @@ import torch
 
 from cermet.inference.threads import with_threads
 from cermet.zoo import decoder
-from cermet.zoo.decoder import IGNORED, Course, Line, Shape, blocks, lines, make, train
+from cermet.zoo.decoder import IGNORED, Line, Shape, blocks, course, lines, make, tune
 from cermet.zoo.texts import pieces
 from cermet.zoo.tokens import PAD, SPECIALS, byte_tokens, learnt_tokens
 
 _BOS, _EOS = SPECIALS["bos_token"][0], SPECIALS["eos_token"][0]
 _SHAPE = Shape(width=16, layers=1, heads=2, inner=24, positions=64)
-_COURSE = Course(steps=30, batch=2, rate=1e-2)
+_COURSE = course(steps=30, batch=2, rate=1e-2)
 _TEXTS = [[10 + i, 20 + i, 30 + i] for i in range(5)]
 
 
@@ -79,7 +79,7 @@ def test_a_decoder_learns_and_leaves_the_random_state_and_threads_alone() -> Non
 
     before = loss()
     seen: list[tuple[int, int]] = []
-    train(
+    tune(
         model, blocks(texts, 32, 2, seed=0), _COURSE, lambda done, total: seen.append((done, total))
     )
     assert loss() < before / 2
@@ -89,7 +89,7 @@ def test_a_decoder_learns_and_leaves_the_random_state_and_threads_alone() -> Non
     assert not model.training
     again = make(_SHAPE, tokens, seed=3)
     assert not torch.equal(again.model.norm.weight, model.model.norm.weight)
-    train(again, blocks(texts, 32, 2, seed=0), _COURSE)
+    tune(again, blocks(texts, 32, 2, seed=0), _COURSE)
     assert all(
         torch.equal(one, other)
         for one, other in zip(model.parameters(), again.parameters(), strict=True)

@@ -17,7 +17,7 @@ from cermet.zoo.catalogue import Wanted, find_entry
 from cermet.zoo.demo import demo_pool, generated_subjects
 from cermet.zoo.steps import Progress
 from cermet.zoo.templates import DOMAINS
-from cermet.zoo.train import Settings
+from cermet.zoo.train import Course
 
 
 def _row(name: str, kind: str, accuracy: float, kept: float) -> Row:
@@ -92,7 +92,7 @@ def test_run_builds_a_pool_and_measures_base_experts_and_merges(
             out.symlink_to(base_folder())
         return SimpleNamespace(seconds=0.5, bytes=7)
 
-    tiny = Settings(epochs=1)
+    tiny = Course(batch=32, rate=1e-4, epochs=1)
     table = demo.run(tmp_path, 0, Progress(said.append), merge, tiny)
     assert [r["merge_method"] for r in asked] == [m.method for m in MERGES]
     assert asked[-1]["base_model"] == str(tmp_path / "seed-0/base")
@@ -105,7 +105,7 @@ def test_run_builds_a_pool_and_measures_base_experts_and_merges(
     assert base.bytes == (base_folder() / "model.safetensors").stat().st_size
     assert table.trained == DOMAINS[:2]
     assert any(line.startswith("experts/bank: made in") for line in said)
-    again = demo.run(tmp_path, 0, merge=merge, settings=tiny)
+    again = demo.run(tmp_path, 0, merge=merge, course=tiny)
     assert again.trained == ()
     assert again.rows == table.rows
 

@@ -21,10 +21,11 @@ from cermet.zoo.images import DIGITS, TASKS, Sizes, labels_of, splits
 from cermet.zoo.scenes import scenes
 from cermet.zoo.sight import Settings, blueprint
 from cermet.zoo.steps import Built, build
-from cermet.zoo.vision import Form, Tuning
+from cermet.zoo.train import Course
+from cermet.zoo.vision import Form
 
 _SIZES = Sizes(train=60, validation=12, test=24)
-_COURSE = Tuning(epochs=1, batch=20, rate=1e-3)
+_COURSE = Course(epochs=1, batch=20, rate=1e-3, pull=0.0)
 _TINY = Settings(
     form=Form(width=16, layers=1, heads=2, inner=16, patch=12),
     sizes=_SIZES,

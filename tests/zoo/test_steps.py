@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from cermet.core.errors import InputError, OutputError
+from cermet.zoo.cards import Card
 from cermet.zoo.catalogue import Entry, Wanted, find_entry
-from cermet.zoo.steps import Blueprint, Built, Step, Tick, build
+from cermet.zoo.steps import Blueprint, Built, Progress, Step, Tick, build
 
 
-def _step(name: str, text: str, after: tuple[str, ...] = ()) -> Step:
+def _step(name: str, text: str, after: tuple[str, ...] = (), asked: bool = True) -> Step:
     def make(new: Path, root: Path, tick: Tick) -> None:
         before = "".join((root / a / "text").read_text() for a in after)
         (new / "text").write_text(before + text)
         tick(1, 1)
 
-    return Step(name, {"text": text}, make, after)
+    return Step(name, {"text": text}, make, after, card=Card(f"{name}.", ["d"]), asked=asked)
 
 
 def _built(root: Path, base: str = "a", other: str = "c") -> Built:
@@ -42,6 +43,56 @@ def test_what_is_stale_is_made_again_with_what_was_made_from_it(tmp_path: Path) 
     assert _built(tmp_path, other="d").made == ("tasks",)
     assert _built(tmp_path, base="x", other="d").made == ("base", "experts/one")
     assert (tmp_path / "experts/one/text").read_text() == "xb"
+
+
+def _extra(root: Path, asked: bool, base: str = "a", second: str = "c") -> tuple[str, ...]:
+    """Build a pool with two adapters; what the lines of progress say."""
+    steps = [
+        _step("base", base),
+        _step("adapters/one", "b", ("base",), asked),
+        _step("adapters/two", second, ("base",), asked),
+    ]
+    adapters = {name: f"adapters/{name}" for name in ("one", "two")}
+    said: list[str] = []
+    pools = {"pool.yaml": {"name": "toy", "adapters": adapters, "base": "base"}}
+    build(Blueprint(steps, pools), root, Progress(said.append))
+    return tuple(line.split(" in ")[0] for line in said)
+
+
+def test_an_extra_that_is_not_asked_for_is_not_made(tmp_path: Path) -> None:
+    assert _extra(tmp_path, asked=False) == ("base: made",)
+    assert (tmp_path / "pool.yaml").read_text() == "name: toy\nbase: base\n"
+    assert not (tmp_path / "adapters").exists()
+
+
+def test_an_extra_that_was_built_stays_in_the_pool(tmp_path: Path) -> None:
+    _extra(tmp_path, asked=True)
+    whole = (tmp_path / "pool.yaml").read_text()
+    assert "  two: adapters/two\n" in whole
+    found = ("base: found", "adapters/one: found", "adapters/two: found")
+    assert _extra(tmp_path, asked=False) == found
+    assert (tmp_path / "pool.yaml").read_text() == whole
+
+
+def test_a_stale_extra_is_left_out_and_said_and_stays_on_disk(tmp_path: Path) -> None:
+    _extra(tmp_path, asked=True)
+    said = _extra(tmp_path, asked=False, second="d")
+    assert said[2] == "adapters/two: stale and not asked for, so left out of the pool"
+    assert (tmp_path / "pool.yaml").read_text() == (
+        "name: toy\nadapters:\n  one: adapters/one\nbase: base\n"
+    )
+    _extra(tmp_path, asked=False, base="x")
+    assert (tmp_path / "pool.yaml").read_text() == "name: toy\nbase: base\n"
+    assert (tmp_path / "adapters/two/text").read_text() == "ac"
+
+
+def test_a_card_is_written_and_no_part_of_the_digest(tmp_path: Path) -> None:
+    _built(tmp_path)
+    card = tmp_path / "base/README.md"
+    assert card.read_text() == "base.\n\nData:\n\n- d\n"
+    card.write_text("mine")
+    assert _built(tmp_path).made == ()
+    assert card.read_text() == "mine"
 
 
 def test_a_step_that_fails_leaves_what_was_there_and_the_next_build_goes_on(tmp_path: Path) -> None:

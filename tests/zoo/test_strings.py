@@ -17,14 +17,14 @@ from cermet.inference.threads import with_threads
 from cermet.recipes.pool import Pool, read_pool
 from cermet.zoo import decoder
 from cermet.zoo.catalogue import Wanted, find_entry
-from cermet.zoo.decoder import Course, Shape
+from cermet.zoo.decoder import Shape, course
 from cermet.zoo.letters import letter_tokens
 from cermet.zoo.operations import ELEMENTARY, OPERATIONS, asked, part_of, strings
 from cermet.zoo.steps import Built, build
 from cermet.zoo.strings import OWN, Settings, blueprint
 from cermet.zoo.texts import SPLITS
 
-_FEW = Course(steps=2, batch=4, rate=1e-3)
+_FEW = course(steps=2, batch=4, rate=1e-3)
 _TINY = Settings(
     shape=Shape(width=16, layers=1, heads=2, inner=16, positions=32),
     base=_FEW, expert=_FEW, multi_task=_FEW, adapter=_FEW, validation=6, test=11,
@@ -175,7 +175,12 @@ def test_a_build_that_was_stopped_goes_on(built: Path) -> None:
     assert _build(built, "adapters").made == ()
 
 
+def test_adapters_that_were_built_stay_in_the_pool(pool: Pool, built: Path) -> None:
+    assert _build(built).made == ()
+    assert read_pool(built) == pool
+
+
 def test_the_catalogue_knows_it() -> None:
     steps = find_entry("strings").draw(Wanted()).steps
     assert [s.name for s in steps][:2] == ["tasks", "base"]
-    assert len(steps) == 3 + len(OPERATIONS)
+    assert sum(step.asked for step in steps) == 3 + len(OPERATIONS)

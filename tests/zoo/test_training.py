@@ -16,18 +16,20 @@ from cermet.inference.encoder import Encoder, mean_pool
 from cermet.recipes.pool import read_pool
 from cermet.zoo.base import base_folder
 from cermet.zoo.cache import cache_folder
+from cermet.zoo.cards import GENERATED
 from cermet.zoo.demo import generated_subjects
 from cermet.zoo.encoders import Encoders
 from cermet.zoo.lora import Rank
+from cermet.zoo.sentences import Lesson, tune
 from cermet.zoo.steps import Built, build
-from cermet.zoo.train import Lesson, Settings, fixed_threads, train
+from cermet.zoo.train import Course, fixed_threads
 
-_TINY = Settings(epochs=1, batch=8)
+_TINY = Course(epochs=1, batch=8, rate=1e-4, pull=0.01)
 _SUBJECTS = generated_subjects(0, ("bank", "home"), per_intent=2)
 
 
 def _pool(folder: Path, **wanted: object) -> Built:
-    pool = Encoders("tiny", _SUBJECTS, "Texts: made here.", 0, _TINY, **wanted)  # type: ignore[arg-type]
+    pool = Encoders("tiny", _SUBJECTS, GENERATED, 0, _TINY, **wanted)  # type: ignore[arg-type]
     return build(pool.blueprint(), folder)
 
 
@@ -85,7 +87,7 @@ def test_training_brings_texts_to_their_directions(trained: Path) -> None:
     rows = [replace(u, label=9 - u.label) for u in _SUBJECTS[0].train[::2]]  # labels turned round
     texts, labels = [u.text for u in rows], torch.tensor([u.label for u in rows])
     assert ((encoder.embed(texts) @ head.T).argmax(1) == labels).float().mean() < 0.5
-    train(encoder, [Lesson(head, rows)], Settings(epochs=12, batch=10, rate=5e-4, pull=0.0), 0)
+    tune(encoder, [Lesson(head, rows)], Course(epochs=12, batch=10, rate=5e-4), 0)
     assert ((encoder.embed(texts) @ head.T).argmax(1) == labels).all()
 
 
@@ -95,7 +97,7 @@ def test_multi_task_learns_every_lesson_towards_its_own_head(trained: Path) -> N
     heads = {s.name: load_file(trained / f"tasks/{s.name}.head.safetensors")["head"]
              for s in _SUBJECTS}  # fmt: skip
     lessons = [Lesson(heads[s.name], s.train) for s in _SUBJECTS]
-    train(encoder, lessons, replace(_TINY, epochs=3), 0, lambda *step: steps.append(step))
+    tune(encoder, lessons, replace(_TINY, epochs=3), 0, lambda *step: steps.append(step))
     batches = 3 * sum(-(-len(s.train) // 8) for s in _SUBJECTS)
     assert steps[-1] == (batches, batches)
     base = Encoder(trained / "base")
@@ -132,9 +134,9 @@ def test_same_seed_same_bytes_and_found_again(trained: Path, tmp_path: Path) -> 
 
 def test_only_what_depends_on_the_settings_is_trained_again(tmp_path: Path) -> None:
     subjects = _SUBJECTS[:1]
-    first = Encoders("tiny", subjects, "Texts: made here.", 0, _TINY)
+    first = Encoders("tiny", subjects, GENERATED, 0, _TINY)
     build(first.blueprint(), tmp_path)
-    other = replace(first, settings=replace(_TINY, rate=2e-4))
+    other = replace(first, course=replace(_TINY, rate=2e-4))
     assert build(other.blueprint(), tmp_path).made == ("experts/bank",)
     fewer = replace(first, subjects=[replace(subjects[0], train=subjects[0].train[:-1])])
     assert build(fewer.blueprint(), tmp_path).made == ("tasks", "experts/bank")
@@ -143,7 +145,7 @@ def test_only_what_depends_on_the_settings_is_trained_again(tmp_path: Path) -> N
 def test_random_state_and_threads_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    pool = Encoders("tiny", _SUBJECTS[:1], "", 0, _TINY, adapters=(_TINY, Rank(4, 8)))
+    pool = Encoders("tiny", _SUBJECTS[:1], GENERATED, 0, _TINY, adapters=(_TINY, Rank(4, 8)))
     build(pool.blueprint(), tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads

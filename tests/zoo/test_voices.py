@@ -23,14 +23,15 @@ from cermet.recipes.pool import read_pool
 from cermet.zoo import decoder
 from cermet.zoo.cache import MARK
 from cermet.zoo.catalogue import Wanted, find_entry
-from cermet.zoo.decoder import Course, Shape
+from cermet.zoo.decoder import Shape, course
 from cermet.zoo.installed import DOMAINS, arithmetic, technical
 from cermet.zoo.published import found_in
 from cermet.zoo.steps import Built, build
 from cermet.zoo.texts import SPLITS, Amounts, Source, chance, divide
+from cermet.zoo.tokens import Tokens
 from cermet.zoo.voices import OWN, Settings, blueprint
 
-_COURSE = Course(steps=3, batch=2, rate=1e-2)
+_COURSE = course(steps=3, batch=2, rate=1e-2)
 _SHAPE = Shape(width=16, layers=2, heads=2, inner=24, positions=256)
 _TINY = Settings(
     shape=_SHAPE,
@@ -41,11 +42,12 @@ _TINY = Settings(
     own=6_000,
     amounts=Amounts(3_000, held=600),
     base=_COURSE,
+    weak=course(steps=1, batch=2, rate=1e-2),
     expert=_COURSE,
     multi_task=_COURSE,
     adapter=_COURSE,
 )
-_EXTRAS = ("adapters", "sizes", "second-base")
+_EXTRAS = ("adapters", "sizes", "second-base", "weak-base", "direct")
 _NAMES = (*DOMAINS, "problems", "requests")
 
 
@@ -90,10 +92,11 @@ def _bytes(root: Path) -> dict[str, bytes]:
 
 
 def test_two_builds_give_the_same_bytes(pool: Path, data: Path, tmp_path: Path) -> None:
-    _built(tmp_path, Wanted(0, _EXTRAS, data))
+    _built(tmp_path, Wanted(0, ("adapters", "direct"), data))  # one of each kind of step
     first, again = _bytes(pool), _bytes(tmp_path)
-    assert {name for name in first if first[name] != again.get(name)} == set()
-    assert first.keys() == again.keys()
+    assert {name for name in again if again[name] != first.get(name)} == set()
+    made = {"direct/experts/names/model.safetensors", "adapters/names/adapter_model.safetensors"}
+    assert made <= again.keys()
 
 
 def test_a_build_goes_on_where_it_was_stopped(pool: Path, data: Path) -> None:
@@ -117,20 +120,49 @@ def test_another_seed_is_another_pool(pool: Path, tmp_path: Path) -> None:
 
 def test_pools_name_what_there_is(pool: Path) -> None:
     found = {place: read_pool(pool / place) for place in ("", "sizes/small", "sizes/large")}
-    second = read_pool(pool / "second")
-    for one in (*found.values(), second):
+    second, weak, direct = (read_pool(pool / place) for place in ("second", "weak", "direct"))
+    for one in (*found.values(), second, weak, direct):
         assert tuple(one.experts) == _NAMES
         assert [task.name for task in one.tasks] == [*_NAMES, OWN]
         assert [task.expert for task in one.tasks] == [*_NAMES, None]
         assert all(Path(model).is_dir() for model in (one.base, *one.experts.values()))
-        assert one.multi_task is not None
+        assert (one.multi_task is None) == (one is direct)
     assert tuple(found[""].adapters) == _NAMES
-    assert second.name == "voices-second"
+    names = [one.name for one in (*found.values(), second, weak, direct)]
+    more = ("sizes-small", "sizes-large", "second", "weak", "direct")
+    assert names == ["voices", *(f"voices-{name}" for name in more)]
     base, other = (load_file(Path(p.base) / "model.safetensors") for p in (found[""], second))
     assert base.keys() == other.keys()
     assert not torch.equal(base["model.norm.weight"], other["model.norm.weight"])
     files = [Path(p.base) / "tokenizer.json" for p in (found[""], second, found["sizes/small"])]
     assert len({file.read_bytes() for file in files}) == 1
+
+
+def _weights(model: str | Path) -> torch.Tensor:
+    held = load_file(Path(model) / "model.safetensors")
+    return torch.cat([held[name].flatten() for name in sorted(held)])
+
+
+def test_a_weak_base_has_gone_less_far_from_the_same_start(pool: Path, tmp_path: Path) -> None:
+    tokens = Tokens.load(pool / "base")
+    decoder.save(decoder.make(_SHAPE, tokens, 0), tokens, tmp_path)
+    start, weak, whole = (_weights(m) for m in (tmp_path, pool / "weak/base", pool / "base"))
+    assert 0 < (weak - start).norm() < (whole - start).norm()
+
+
+@pytest.mark.parametrize(("place", "origin"), [("weak", "weak/base"), ("direct", "multi_task")])
+def test_experts_of_another_base_are_tuned_from_it(place: str, origin: str, pool: Path) -> None:
+    extra = {"weak": "weak-base", "direct": "direct"}[place]
+    steps = {step.name: step for step in blueprint(Wanted(0, (extra,)), _TINY).steps}
+    other = read_pool(pool / place)
+    assert Path(other.base).samefile(pool / origin)
+    for name in DOMAINS:
+        step, first = steps[f"{place}/experts/{name}"], steps[f"experts/{name}"]
+        assert step.after == (origin,)
+        assert step.stands == first.stands  # the same course on the same texts
+        moved, same = _weights(other.experts[name]), _weights(pool / "experts" / name)
+        assert not torch.equal(moved, same)
+        assert not torch.equal(moved, _weights(other.base))
 
 
 def test_models_are_read_by_transformers_and_peft(pool: Path) -> None:
