@@ -27,7 +27,7 @@ from cermet.engine.gather import TIED
 from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.engine.options import DEFAULT_SHARD, Options, check_device
 from cermet.engine.pairs import pairs
-from cermet.engine.record import versions, write_json
+from cermet.engine.record import machine, versions, write_json
 from cermet.engine.shards import shards_of
 from cermet.recipes.opening import folder_of, open_model
 from cermet.recipes.schema import parse_model
@@ -91,8 +91,8 @@ def compress(
     rest: what becomes of tensors that the codec does not cover: `expert` keeps their own bytes,
         `base` leaves them out; by default as the codec declares.
     needs: files of statistics that the codec can use, by name.
-    device: cpu or cuda, where codecs of whole matrices encode; the others work on the CPU.
-    memory, threads, shard_size, overwrite, progress: as of `merge`.
+    device: cpu or cuda, where deltas are encoded; the error is that of what is restored on the
+        CPU. memory, threads, shard_size, overwrite, progress: as of `merge`.
     parameters: of the codec.
 
     Raises CermetError in one of its kinds; the output is then as it was before.
@@ -265,6 +265,7 @@ def _record(
         "format": 1,
         "compression": {k: v for k, v in report.items() if k not in _OF_THE_RUN},
         "versions": versions(),
+        "machine": machine(options.device),
         "run": {
             "folder": os.path.relpath(Path.cwd(), folder.out),
             "device": options.device,

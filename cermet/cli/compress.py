@@ -43,9 +43,7 @@ def compress(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; all cores by default.")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="Where matrices are decomposed: cpu or cuda.")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     shard_size: Annotated[str, typer.Option(help="Most bytes in one weight file.")] = "5GB",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that Cermet wrote.")

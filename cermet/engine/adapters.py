@@ -227,7 +227,8 @@ class _Run:
     def deltas(self, tasks: list[AdapterTask]) -> None:
         """A method on deltas: merged block by block, truncated module by module."""
         plan, workers = self.plan, _workers(self.plan, self.options)
-        checkpoints = tuple(Deltas(adapter, plan.tasks) for adapter in plan.adapters)
+        device = self.options.device
+        checkpoints = tuple(Deltas(adapter, plan.tasks, device) for adapter in plan.adapters)
         seed, biases = plan.recipe.seed, dict[str, Tensor]()
         chosen = plan.tasks if plan.method.whole else tasks
         weights = self._in_span(chosen) if plan.in_span else self._whole(chosen, checkpoints)
@@ -250,17 +251,20 @@ class _Run:
     ) -> Iterator[Staged]:
         """Jobs on the deltas themselves."""
         for task in tasks:
-            target = ReducedTarget(task.like.shape, task.rank, partial(self.factors, task))
+            done, device = partial(self.factors, task), self.options.device
+            target = ReducedTarget(task.like.shape, task.rank, device, done)
             yield self._weight(task.of_delta(self.plan.method), checkpoints, target)
 
     def _in_span(self, tasks: Sequence[AdapterTask]) -> Iterator[Staged]:
         """Jobs on their cores, whose place keeps the shape of the whole."""
-        plan, spans = self.plan, spans_of(self.plan)
+        plan, device = self.plan, self.options.device
+        spans = spans_of(plan, device)
         cores = tuple(Cores(plan, a, i, spans) for i, a in enumerate(plan.adapters))
         for task in tasks:
             done = spans[task.module].lifted(partial(self.factors, task))
             work = replace(task.of_delta(plan.method), shape=task.core)
-            yield self._weight(work, cores, ReducedTarget(task.core, task.rank, done))
+            target = ReducedTarget(task.core, task.rank, device, done)
+            yield self._weight(work, cores, target)
 
     def _weight(self, work: Task, sources: tuple[Checkpoint, ...], target: ReducedTarget) -> Staged:
         seed, finished = self.plan.recipe.seed, target.finished
@@ -285,9 +289,9 @@ class _FactorJob:
         yield [self._merge]
 
     def _merge(self) -> None:
-        plan, task = self._run.plan, self._task
+        plan, task, device = self._run.plan, self._task, self._run.options.device
         held = [plan.adapters[i].modules[task.module] for i in task.members]
-        given = [Factors(*self._moved(*m.matrices()), m.scale) for m in held]
+        given = [Factors(*m.matrices(device), m.scale) for m in held]
         known: Mapping[str, Any] = {
             **task.parameters,
             "rank": task.rank,
@@ -304,17 +308,13 @@ class _FactorJob:
         self._run.factors(task, found)
         if task.bias:
             weights = task.parameters.get("weight", (1.0,) * len(held))
-            parts = [torch.zeros(task.like.shape[0])]
+            parts = [torch.zeros(task.like.shape[0], device=device)]
             parts += [
-                m.bias.to(torch.float32) * (w * m.scale / found.scale)
+                m.bias.to(device, torch.float32) * (w * m.scale / found.scale)
                 for m, w in zip(held, weights, strict=True)
                 if m.bias is not None
             ]
             self._run.bias(task, torch.stack(parts).sum(dim=0))
-
-    def _moved(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        device = self._run.options.device
-        return a.to(device), b.to(device)
 
     def _draws(self, member: int, what: str, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers in [0, 1), by seed, module, adapter and what they are for."""

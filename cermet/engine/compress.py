@@ -130,7 +130,7 @@ def encode(
     keep_freed_memory()
     began = time.perf_counter()
     folder.clear()
-    gauge = MemoryGauge()
+    gauge, device = MemoryGauge(), options.device
 
     def told(name: str, nbytes: int) -> None:
         gauge.look()
@@ -141,11 +141,9 @@ def encode(
     try:
         with one_thread():
             executor = executor_for(workers)
-            states = _states(work, executor_for(workers))
-            jobs = [
-                _job(work, pair, states, spool, partial(told, pair.place.name), options.device)
-                for pair in work.pairs
-            ]
+            states = _states(work, executor_for(workers), device)
+            jobs = [_job(work, pair, states, spool, device, partial(told, pair.place.name))
+                    for pair in work.pairs]  # fmt: skip
             executor.run(jobs)
             adapter = {p.place.name: p.tied for p in work.pairs} if work.codec.adapter else None
             files, parts, synced = gather(jobs, spool, folder, options, adapter)
@@ -188,7 +186,7 @@ def _check_space(work: Work, folder: OutputFolder) -> None:
 # -- passes before ------------------------------------------------------------
 
 
-def _states(work: Work, executor: Any) -> dict[str, dict[str, Any]]:
+def _states(work: Work, executor: Any, device: str) -> dict[str, dict[str, Any]]:
     """What the rounds of a codec have found, for each tensor that it encodes."""
     if not work.codec.rounds:
         return {}
@@ -197,7 +195,7 @@ def _states(work: Work, executor: Any) -> dict[str, dict[str, Any]]:
         Job(
             pair.place.name, pair.place.shape, method,
             [Input(work.expert, pair.place.name)], Input(work.base, pair.base),
-            work.parameters, _NOTHING, place=pair.place, block=CHUNK,
+            work.parameters, _NOTHING, device=device, place=pair.place, block=CHUNK,
         )
         for pair in work.pairs if coded(work, pair)
     ]  # fmt: skip
@@ -227,8 +225,8 @@ class _Endings(Mapping[str, Tensor]):
 
     def __getitem__(self, ending: str) -> Tensor:
         info = self._held.tensors[self._tensor + ending]
-        found = self._held.block(info.name, 0, info.numel).reshape(info.shape)
-        return found.to(self._device).float()
+        stored = self._held.block(info.name, 0, info.numel).reshape(info.shape)
+        return stored.to(self._device).float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._endings)
@@ -256,12 +254,11 @@ def _job(
     pair: Pair,
     states: Mapping[str, dict[str, Any]],
     spool: Spool,
-    progress: Callable[[int], None],
     device: str,
+    progress: Callable[[int], None],
 ) -> EncodeJob:
     name, how = pair.place.name, how_of(work, pair)
     known: dict[str, Any] = dict(work.parameters)
-    device = device if work.codec.grain == "tensor" else "cpu"
     numbers: Mapping[str, float] = {}
     if how == "coded":
         known |= states.get(name, {}) | _extras(work, name, device)
@@ -269,8 +266,7 @@ def _job(
             numbers = call(work.codec.fit, **known, place=pair.place)
     return EncodeJob(
         pair.place, work.codec, how, Input(work.expert, name), Input(work.base, pair.base),
-        known, numbers, spool, dtype=pair.dtype, seed=work.seed, progress=progress,
-        device=device,
+        known, numbers, spool, dtype=pair.dtype, seed=work.seed, device=device, progress=progress,
     )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ class Watch:
 
     def seen(self) -> None:
         """All of the tensor has been looked at, so no block of it is any more."""
+        self.settle()  # before a search goes on, which NaN may keep from ending
         self._seen = True
 
     def look(self, block: Tensor, start: int, stop: int) -> None:

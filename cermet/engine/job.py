@@ -213,6 +213,7 @@ class Job:
         try:
             result: Tensor = call(function, block, **known)
         except Exception as error:
+            self._watch.settle()  # NaN that has not been noticed yet would be the reason
             raise self._failed(error) from error
         return result
 

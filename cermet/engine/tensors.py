@@ -27,7 +27,7 @@ from cermet.recipes.assembly import slots_of
 from cermet.recipes.plan import Named, Task
 from cermet.recipes.settings import convert, unknown
 
-__all__ = ["merge_tensors"]
+__all__ = ["device_of", "merge_tensors"]
 
 Steps = Sequence[str | tuple[str, Mapping[str, Any]]]
 """A pipeline: names of its steps, each perhaps with its parameters."""
@@ -70,7 +70,7 @@ def merge_tensors(
     _refuse(found, len(experts), based=base is not None, drawn=noise is not None)
     models = [*experts, *([base] if base is not None else [])]
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
-    device = _device(models, names)
+    device = device_of(models, names)
     if task is not None:
         models = [{name: t.cpu() for name, t in model.items()} for model in models]
     checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
@@ -125,7 +125,7 @@ def _refuse(found: Method, count: int, *, based: bool, drawn: bool) -> None:
         raise MethodError(f"'{name}' does not take {count} experts.")
 
 
-def _device(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
+def device_of(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
     """The device of all tensors; MismatchError where they are on several."""
     first: torch.device | None = None
     for label, model in zip(names, models, strict=False):

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 import cermet
-import cermet.adapters
 from cermet.core.registry import all_factor_methods
-from cermet.engine.options import Options
 from cermet.maths.eigen import leading_eigen
 from cermet.maths.lowrank import gram, leading
 from cermet.maths.polar import polar
@@ -27,7 +25,6 @@ from tests.methods.forms import FORMS, METHODS, Form, label, pool, same_bits
 from tests.recipes.pools import save_llama
 
 SHAPES = {"w": (12, 20), "b": (5,), "c": (2, 3, 4), "empty": (0, 4), "one": (1,)}
-ON_GPU = partial(Options, device="cuda")
 
 SPECTRAL = "cermet.methods.spectral"
 CHOSEN = [
@@ -76,15 +73,16 @@ def test_a_recipe_whose_files_are_sent_there(
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_of_adapters(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_adapters(name: str) -> None:
     held = [adapter(3, 1, 5), adapter(3, 2, 7)]
     given: dict[str, Any] = {"weight": 1.0, "density": 0.5, "svd_clamp": 0.9}
     given = {k: v for k, v in given.items() if k in ADAPTERS[name].parameters}
     expected, _ = cermet.merge_adapters(name, held, **given)
-    monkeypatch.setattr(cermet.adapters, "Options", ON_GPU)
     with Simulated():
-        found, _ = cermet.merge_adapters(name, held, **given)
-    assert same_bits(found, expected)
+        far = [(_there(tensors), config) for tensors, config in held]
+        found, _ = cermet.merge_adapters(name, far, **given)
+    assert all(isinstance(tensor, OnGpu) for tensor in found.values())
+    assert same_bits({name: tensor.cpu() for name, tensor in found.items()}, expected)
 
 
 def _tensors(value: Any) -> list[Tensor]:
