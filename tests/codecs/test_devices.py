@@ -47,7 +47,7 @@ def test_the_archive_of_the_cpu(
     given["needs"] = {name: files[name] for name in extras} if known else {}
     cermet.compress(*pool, tmp_path / "here", **given)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU that is not there")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "simulated")
     with Simulated():
         cermet.compress(*pool, tmp_path / "there", device="cuda", **given)
     stem = "adapter_model" if codec == "lora" else "delta"

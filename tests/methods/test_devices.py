@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import cermet
+import cermet.adapters
 from cermet.core.registry import all_factor_methods
 from cermet.maths.eigen import leading_eigen
 from cermet.maths.lowrank import gram, leading
@@ -79,8 +80,8 @@ def test_of_adapters(name: str) -> None:
     given = {k: v for k, v in given.items() if k in ADAPTERS[name].parameters}
     expected, _ = cermet.merge_adapters(name, held, **given)
     with Simulated():
-        far = [(_there(tensors), config) for tensors, config in held]
-        found, _ = cermet.merge_adapters(name, far, **given)
+        sent = [(_there(tensors), config) for tensors, config in held]
+        found, _ = cermet.merge_adapters(name, sent, **given)
     assert all(isinstance(tensor, OnGpu) for tensor in found.values())
     assert same_bits({name: tensor.cpu() for name, tensor in found.items()}, expected)
 
