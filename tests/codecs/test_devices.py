@@ -1,4 +1,4 @@
-"""Codecs of whole matrices on a simulated GPU: the archive that the CPU writes."""
+"""Codecs on a simulated GPU: the archive that the CPU writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.codecs.pools import PARAMETERS, SHAPES, pair
 from tests.gpu import Simulated
 from tests.methods.forms import same_bits
 
-WHOLE = [name for name, codec in all_codecs().items() if codec.grain == "tensor"]
+KNOWING = [name for name, codec in all_codecs().items() if codec.extras]
+"""Codecs that take statistics."""
 
 
 def _statistics(folder: Path) -> dict[str, Path]:
@@ -34,8 +35,9 @@ def _statistics(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.safetensors" for name in ("gram", "factors")}
 
 
-@pytest.mark.parametrize("codec", sorted(WHOLE))
-@pytest.mark.parametrize("known", [False, True], ids=["plain", "with statistics"])
+@pytest.mark.parametrize(
+    ("codec", "known"), [*((c, False) for c in PARAMETERS), *((c, True) for c in KNOWING)]
+)
 def test_the_archive_of_the_cpu(
     codec: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,8 +53,3 @@ def test_the_archive_of_the_cpu(
     stem = "adapter_model" if codec == "lora" else "delta"
     found, expected = (load_file(tmp_path / f / f"{stem}.safetensors") for f in ("there", "here"))
     assert same_bits(found, expected)
-
-
-def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(cermet.InputError, match="'tpu' is not a device"):
-        cermet.compress("a", "b", tmp_path / "out", codec="int8", device="tpu")
