@@ -27,7 +27,7 @@ from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import DEFAULT_BUDGET, MemoryGauge
 from cermet.engine.record import write_json
-from cermet.engine.run import Options, check_device
+from cermet.engine.run import Options
 from cermet.recipes.adapters import AdapterPlan, check_adapters, resolve_adapters
 from cermet.recipes.document import Document, from_data
 from cermet.recipes.schema import ModelRef, Recipe, parse_recipe
@@ -129,7 +129,6 @@ def write_adapter(
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
-    check_device(options.device)
     _check_apart(plan, out)
     files = layout(slots_of_adapter(plan), _ONE_FILE, "adapter_model")
     with OutputFolder(out, resume=options.resume, overwrite=options.overwrite) as folder:

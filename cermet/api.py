@@ -46,7 +46,6 @@ from cermet.engine.run import (
     PARTS,
     Finished,
     Options,
-    check_device,
     merge_plan,
     parts_layout,
     plan_layout,
@@ -363,7 +362,7 @@ def verify(
     if is_archive(folder):
         return check_archive(folder, progress)
     record = record_in(folder)
-    check_device(record["run"]["device"])
+    options = Options(threads=threads, device=record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
     if record.get("parts"):
         found.take(check_parts(open_parts(folder, PARTS), record, progress))
@@ -376,7 +375,6 @@ def verify(
     except (InputError, MismatchError, FormatError) as error:
         found.take(explain_refusal(error, _named(record, root), root, edited=edited))
         return found
-    options = Options(threads=threads, device=str(record["run"]["device"]))
     if isinstance(resolved, AdapterPlan):
         found.take(make_again(folder, resolved, record, options, seed, edited=edited))
     else:

@@ -20,7 +20,8 @@ from cermet.checkpoints.dtypes import FLOATS, SIZES, TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
 from cermet.core.cover import grain_of
-from cermet.core.errors import DiskError, InputError, MachineError
+from cermet.core.device import check_device
+from cermet.core.errors import DiskError
 from cermet.core.registry import call
 from cermet.core.types import Role
 from cermet.engine.blocks import Input
@@ -70,6 +71,8 @@ class Options:
     memory: bytes of working memory. threads: None for all cores of this process.
     device: cpu or cuda. block: elements of a block, and executor: what the workers are, for
     tests and measurements.
+
+    Raises InputError for a name that is no device, MachineError for a device that is not here.
     """
 
     memory: int = DEFAULT_BUDGET
@@ -80,6 +83,9 @@ class Options:
     overwrite: bool = False
     block: int | None = None
     executor: Literal["auto", "threads", "processes"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
 
     def workers(self) -> int:
         """Number of threads."""
@@ -125,15 +131,6 @@ def parts_layout(plan: Plan, shard_size: int) -> Layout | None:
         for s in slots_of(task, labels)
     ]
     return layout(slots, shard_size, PARTS) if slots else None
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here."""
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"'{device}' is not a device: cpu, cuda or cuda:0.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise MachineError("There is no CUDA device here, or this torch was built without CUDA.")
 
 
 def job_of(
@@ -259,7 +256,6 @@ def merge_plan(
 
     `progress` gets the name of a tensor and the bytes of output that are new.
     """
-    check_device(options.device)
     files = plan_layout(plan, options.shard_size)
     beside = parts_layout(plan, options.shard_size)
     layouts = [files, *([beside] if beside is not None else [])]

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from cermet.core.errors import ExtraError
-from cermet.inference.encoder import quiet
+from cermet.inference.loading import library, load_module, quiet
 from cermet.zoo.steps import Tick
 from cermet.zoo.tokens import PAD, SPECIALS, Tokens
 from cermet.zoo.train import fixed_threads
@@ -71,8 +70,8 @@ def make(shape: Shape, tokens: Tokens, seed: int) -> Any:
 
     Raises ExtraError where transformers is missing.
     """
-    library = _transformers()
-    config = library.LlamaConfig(
+    transformers = library("Training a model")
+    config = transformers.LlamaConfig(
         vocab_size=tokens.size,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
@@ -88,26 +87,12 @@ def make(shape: Shape, tokens: Tokens, seed: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return library.LlamaForCausalLM(config)
+        return transformers.LlamaForCausalLM(config)
 
 
 def load(folder: Path) -> Any:
     """The decoder in a folder, in float32. Raises ExtraError where transformers is missing."""
-    library = _transformers()
-    with quiet(library.utils.logging):
-        return library.LlamaForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32
-        )
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExtraError(
-            "Training a model needs transformers; install it with: pip install 'cermet[load]'"
-        ) from error
-    return transformers
+    return load_module(folder, "causal").module
 
 
 def save(model: Any, tokens: Tokens, folder: Path, *, licence: str, about: str) -> None:
@@ -116,7 +101,7 @@ def save(model: Any, tokens: Tokens, folder: Path, *, licence: str, about: str) 
     licence: an identifier of the hub. about: the card's text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet(_transformers().utils.logging):
+    with quiet():
         model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
     tokens.save(folder, model.config.max_position_embeddings)
