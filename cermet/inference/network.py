@@ -72,7 +72,10 @@ class Network:
             )
 
     def moved(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU on the network's device, without a wait for what goes on there."""
+        """A tensor of the CPU, on the network's device; work that goes on there is not waited for.
+
+        Only what is pinned is copied beside that work, and torch keeps it until the copy is made.
+        """
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
