@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["print_grid", "print_sections", "print_table"]
+__all__ = ["print_grid", "print_sections", "print_table", "print_uncut"]
+
+_WIDEST = 1000  # columns; more than a table can want
 
 
 def print_sections(
@@ -46,7 +49,6 @@ def print_table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)
 ) -> None:
     """A line for each row; the columns whose index is in `left` lean left, and none is wrapped."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -55,7 +57,16 @@ def print_table(
         table.add_column(title, justify="left" if i in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    print_uncut(table)
+
+
+def print_uncut(table: Table) -> None:
+    """A table in a width of its own: cut to a narrow terminal it could not be read."""
+    from rich.console import Console
+
+    console = Console()
+    needed = Console(width=_WIDEST).measure(table).maximum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def print_grid(console: Console, rows: Sequence[tuple[str, str]]) -> None:
