@@ -54,7 +54,7 @@ def print_table(
 
     table = Table(box=None, pad_edge=False)
     for i, title in enumerate(titles):
-        table.add_column(title, justify="left" if i in left else "right", no_wrap=True)
+        table.add_column(Text(title), justify="left" if i in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     print_uncut(table)
