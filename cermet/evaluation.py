@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from cermet.api import folder_of, merge
+from cermet.api import merge
 from cermet.assemblies import restore
 from cermet.checkpoints.hub import locate
 from cermet.core.device import check_device
@@ -25,6 +25,7 @@ from cermet.evaluate.outcomes import Outcomes
 from cermet.evaluate.report import Evaluation, mean_of, result_of, write_records
 from cermet.evaluate.statistics import forgetting
 from cermet.inference.threads import with_threads
+from cermet.recipes.opening import folder_of
 from cermet.recipes.pool import Pool, Split, Task, read_pool
 from cermet.recipes.schema import parse_model
 

@@ -1,4 +1,4 @@
-"""Where there is a GPU: the numbers of the CPU, the same ones each time, on the CPU in the end."""
+"""Numbers of a GPU: those of the CPU but for rounding, the same each time, and then on the CPU."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import pytest
 import torch
 from torch import Tensor
 
-from cermet.inference import generation, likelihood, vectors
+from cermet.inference import likelihood, vectors
 from cermet.inference.loading import Kind
 from cermet.inference.network import Network
-from tests.evaluate.models import BEGIN, END, byte_ids, save_bert, save_llama, save_vit, texts
-
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+from tests.devices import on_devices
+from tests.evaluate.models import BEGIN, byte_ids, save_bert, save_llama, save_vit, texts
 
 _TEXTS = [byte_ids(text) for text in texts(40, most=90)]
 
@@ -36,31 +34,20 @@ def _images(network: Network) -> Tensor:
     return vectors.image_vectors(network, pixels.to(torch.uint8), lambda new: None)
 
 
-@pytest.mark.parametrize(
-    ("save", "kind", "run"),
-    [
-        (save_llama, "causal", _surprise),
-        (save_bert, "encoder", _vectors),
-        (save_vit, "encoder", _images),
-    ],
-)
-def test_numbers_are_those_of_the_cpu(
-    save: Callable[[Path], Path], kind: Kind, run: Callable[[Network], Tensor], tmp_path: Path
-) -> None:
-    here, there = (Network(save(tmp_path), kind, device) for device in ("cpu", "cuda"))
+_RUNS: dict[str, tuple[Callable[[Path], Path], Kind, Callable[[Network], Tensor]]] = {
+    "likelihoods": (save_llama, "causal", _surprise),
+    "texts": (save_bert, "encoder", _vectors),
+    "images": (save_vit, "encoder", _images),
+}
+
+
+@on_devices(_RUNS, ["likelihoods"])
+def test_numbers_are_those_of_the_cpu(device: str, case: str, tmp_path: Path) -> None:
+    save, kind, run = _RUNS[case]
+    here, there = (Network(save(tmp_path), kind, where) for where in ("cpu", device))
     wanted, found = run(here), run(there)
     assert (found.device.type, found.dtype) == ("cpu", wanted.dtype)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert run(there).equal(found)
     there.load(tmp_path)
     assert run(there).equal(found)
-
-
-def test_what_is_written_is_that_of_the_cpu(tmp_path: Path) -> None:
-    prompts = [[BEGIN, *row[:20]] for row in _TEXTS]
-    save_llama(tmp_path)
-    here, there = (
-        generation.greedy(Network(tmp_path, "causal", device), prompts, [END], 11, lambda new: None)
-        for device in ("cpu", "cuda")
-    )
-    assert there == here
