@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +13,7 @@ from cermet.core.types import Grain, Place
 from cermet.maths.combine import agreeing_mean, scaled_, weighted_sum
 from cermet.maths.lowrank import column_space
 from cermet.maths.select import Cutoff
-from cermet.maths.sparsify import magnitudes, trim
+from cermet.maths.sparsify import at_place, magnitudes, trim
 from cermet.methods.joint import in_basis
 from cermet.methods.matrices import covered, oriented, room
 
@@ -83,8 +82,7 @@ def _trimmed(values: Tensor, density: float) -> Tensor:
     shares = (values / torch.where(sizes > 0, sizes, 1.0)).abs_()
     dropped = shares.numel() - round(shares.numel() * density)
     if dropped > 0:
-        flat = shares.reshape(-1)
-        least = float(np.partition(flat.cpu().numpy(), dropped - 1)[dropped - 1])
+        least = at_place(shares.reshape(-1), dropped - 1)
         values.mul_(torch.ge(shares, least, out=shares))
     return values
 

@@ -15,6 +15,7 @@ from tests.recipes.vocabularies import (
     CHAT,
     EMBED,
     HEAD,
+    UNUSED,
     ids_of,
     save_model,
     unequal,
@@ -59,7 +60,7 @@ def test_how_many_tokens_there_are(
     ids = ids_of(tmp_path / "out")
     assert len(ids) == count
     assert set(CHAT) <= set(ids) if count == 35 else set(CHAT).isdisjoint(ids)
-    assert set(_UNUSED).isdisjoint(ids)
+    assert set(UNUSED).isdisjoint(ids)
 
 
 @pytest.mark.parametrize(

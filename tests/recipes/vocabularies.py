@@ -16,6 +16,7 @@ __all__ = [
     "CHAT",
     "EMBED",
     "HEAD",
+    "UNUSED",
     "ids_of",
     "save_model",
     "unequal",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 CHAT = ("<|im_start|>", "<|im_end|>")
-_UNUSED = tuple(f"<unused_{i}>" for i in range(4))
+UNUSED = tuple(f"<unused_{i}>" for i in range(4))
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -74,7 +75,7 @@ def unequal_pool(folder: Path) -> dict[str, str]:
     return {
         "base": save_model(folder / "base", 0),
         "chat": save_model(folder / "chat", 1, added=CHAT),
-        "padded": save_model(folder / "padded", 2, added=_UNUSED, rows=33),
+        "padded": save_model(folder / "padded", 2, added=UNUSED, rows=33),
     }
 
 

@@ -19,6 +19,7 @@ def lora_dare_linear(
 
     Maths       Âᵢ, B̂ᵢ: each entry of Aᵢ and Bᵢ with probability d, divided by d;
                 A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Âᵢ,  B = Σ √|wᵢsᵢ| B̂ᵢ;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n: T(m + n)r draws, and some passes over as many entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept

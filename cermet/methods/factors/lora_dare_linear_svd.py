@@ -20,6 +20,8 @@ def lora_dare_linear_svd(
 
     Maths       τ̂ᵢ: each entry of sᵢBᵢAᵢ with probability d, divided by d;  Σ wᵢτ̂ᵢ truncated to r;
                 scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n, M × k: T products of mnrᵢ and Tmn draws, a Gram matrix
+                of Mk², its r leading eigenvectors, a product of mnr
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. density: share of the entries of each delta
                 that is kept. rank: PEFT's svd_rank; the largest rank of the adapters by default

@@ -19,6 +19,7 @@ def lora_dare_ties(
     """PEFT's dare_ties: drop entries of A and B at random, elect signs, average what agrees.
 
     Maths       as lora_ties, with Âᵢ, B̂ᵢ: each entry of Aᵢ and Bᵢ with probability d, divided by d
+                Cost for a matrix of m × n: T(m + n)r draws, and some passes over as many entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept. majority_sign_method: elect by the sum of the values (total) or of

@@ -20,6 +20,8 @@ def lora_dare_ties_svd(
     """PEFT's dare_ties_svd: drop entries of the deltas, elect signs, average, truncate.
 
     Maths       as lora_ties_svd, with τ̂ᵢ: each entry of sᵢBᵢAᵢ with probability d, divided by d
+                Cost for a matrix of m × n, M × k: T products of mnrᵢ and Tmn draws, a Gram matrix
+                of Mk², its r leading eigenvectors, a product of mnr
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. density: share of the entries of each delta
                 that is kept. rank: PEFT's svd_rank; the largest rank of the adapters by default.

@@ -12,6 +12,7 @@ def lora_linear(
     """PEFT's linear: add the adapters' A and their B apart.
 
     Maths       A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Aᵢ,  B = Σ √|wᵢsᵢ| Bᵢ;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n: 2T(m + n)r operations
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter
     Properties  model order does not matter; T equal adapters at 1/T give T times their delta

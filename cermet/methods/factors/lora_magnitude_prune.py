@@ -18,6 +18,8 @@ def lora_magnitude_prune(
 
     Maths       Âᵢ, B̂ᵢ: the ⌊dn⌋ largest |entries| of Aᵢ and of Bᵢ;
                 A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Âᵢ,  B = Σ √|wᵢsᵢ| B̂ᵢ;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n: a selection in each A and B, and three passes over all
+                T(m + n)r of their entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept

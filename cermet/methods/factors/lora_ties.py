@@ -21,6 +21,8 @@ def lora_ties(
                 by frequency s = sgn Σ sgn Âᵢ;
                 A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Âᵢ[sgn Âᵢ = s] / max(1, #{i: sgn Âᵢ = s});
                 B alike with √|wᵢsᵢ|
+                Cost for a matrix of m × n: a selection in each A and B, and some ten passes over
+                all T(m + n)r of their entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept. majority_sign_method: elect by the sum of the values (total) or of

@@ -21,6 +21,8 @@ def lora_ties_svd(
     Maths       τ̂ᵢ: the ⌊dn⌋ largest |entries| of sᵢBᵢAᵢ;  s = sgn Σ τ̂ᵢ (0 counts as +), or
                 by frequency s = sgn Σ sgn τ̂ᵢ;
                 Σ wᵢτ̂ᵢ[sgn τ̂ᵢ = s] / max(1, #{i: sgn τ̂ᵢ = s}) truncated to r
+                Cost for a matrix of m × n, M × k: T products of mnrᵢ and a selection in each, a
+                Gram matrix of Mk², its r leading eigenvectors, a product of mnr
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. density: share of the entries of each delta
                 that is kept. rank: PEFT's svd_rank; the largest rank of the adapters by default.

@@ -35,7 +35,8 @@ def knots_ties(
                 agrees instead of its sum. shared: whether the basis is of the outputs or of the
                 inputs. floor: singular values up to this are dropped. lambda: factor of the merged
                 delta. vocabulary: whether embeddings and heads are averaged, or are matrices too
-    Properties  model order does not matter; one expert at density 1 comes back
+    Properties  model order does not matter; one expert at density 1 comes back. Sums and means do
+                not see the basis, so KnOTS with a linear merge is task_arithmetic, exactly
     When        LoRA adapters of different tasks, whose weights have little in common entry by entry
     Example     >>> merge("knots_ties", [[0.0, 0.0]] * 2, [[[2, 0], [0, 0]], [[1, 0], [0, 1]]])
                 [[1.5, 0.0], [0.0, 1.0]]
