@@ -22,6 +22,7 @@ from cermet.checkpoints.carry import carry_files, chat_template
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
 from cermet.checkpoints.tokenizer_edit import write_tokenizer
+from cermet.core.device import check_device
 from cermet.core.errors import (
     DiskError,
     FormatError,
@@ -198,6 +199,7 @@ def merge(
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
+    check_device(device)
     options = Options(memory, threads, device, shard_size, resume, overwrite, block, executor)
     resolved = plan(recipe, compat=compat)
     if planned is not None:
@@ -321,6 +323,7 @@ def verify(
     if is_archive(folder):
         return check_archive(folder, progress)
     record = record_in(folder)
+    check_device(record["run"]["device"])
     options = Options(threads=threads, device=record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
     if record.get("parts"):

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from cermet.core.device import check_device
 from cermet.engine.executors import Executor
 from cermet.engine.executors.processes import Processes, can_fork
 from cermet.engine.executors.serial import Serial
@@ -28,8 +27,6 @@ class Options:
     memory: bytes of working memory. threads: None for all cores of this process.
     device: cpu or cuda. block: elements of a block, and executor: what the workers are, for
     tests and measurements.
-
-    Raises InputError for a name that is no device, MachineError for a device that is not here.
     """
 
     memory: int = DEFAULT_BUDGET
@@ -40,9 +37,6 @@ class Options:
     overwrite: bool = False
     block: int | None = None
     executor: Literal["auto", "threads", "processes"] = "auto"
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
 
     def workers(self) -> int:
         """Number of threads."""
