@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import markdown
-from cermet.proving.formats import caption, size
+from cermet.core.brevity import brief
+from cermet.proving.formats import caption
 from cermet.proving.table import Row, Table, tables
 from parity.peer import ROOT
 
@@ -138,7 +139,9 @@ def _rows(rows: Sequence[Row]) -> str:
         "s",
         "size",
     ]
-    return markdown(head, [_cells(row) for row in rows])
+    cells = [_cells(row) for row in rows]
+    told = [i for i in range(len(head)) if any(row[i] for row in cells)]
+    return markdown([head[i] for i in told], [[row[i] for i in told] for row in cells])
 
 
 def _cells(row: Row) -> list[str]:
@@ -150,9 +153,9 @@ def _cells(row: Row) -> list[str]:
         f"{row.normalised:.1%}",
         f"{100 * row.low:.1f} to {100 * row.high:.1f}",
         f"{row.worst:.1%}",
-        f"{row.flips:.1%}",
+        "" if row.flips is None else f"{row.flips:.1%}",
         "" if row.kind == "reference" else f"{row.seconds:.2f}",
-        size(row.bytes),
+        brief(row.bytes, "B"),
     ]
 
 

@@ -26,7 +26,7 @@ from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import DEFAULT_BUDGET, MemoryGauge
-from cermet.engine.options import Options, check_device
+from cermet.engine.options import Options
 from cermet.engine.record import write_json
 from cermet.engine.tensors import device_of
 from cermet.recipes.adapters import AdapterPlan, check_adapters, resolve_adapters
@@ -130,7 +130,6 @@ def write_adapter(
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
-    check_device(options.device)
     _check_apart(plan, out)
     files = layout(slots_of_adapter(plan), _ONE_FILE, "adapter_model")
     with OutputFolder(out, resume=options.resume, overwrite=options.overwrite) as folder:

@@ -22,6 +22,7 @@ from cermet.checkpoints.carry import carry_files, chat_template
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
 from cermet.checkpoints.tokenizer_edit import write_tokenizer
+from cermet.core.device import check_device
 from cermet.core.errors import (
     DiskError,
     FormatError,
@@ -38,7 +39,7 @@ from cermet.engine.folder import RECORD, OutputFolder, leftovers
 from cermet.engine.licences import compare_licences
 from cermet.engine.manifest import MANIFEST, manifest_of
 from cermet.engine.memory import DEFAULT_BUDGET
-from cermet.engine.options import DEFAULT_SHARD, Options, check_device
+from cermet.engine.options import DEFAULT_SHARD, Options
 from cermet.engine.record import record_in, record_of, run_folder, versions, write_json
 from cermet.engine.run import PARTS, Finished, merge_plan, parts_layout, plan_layout
 from cermet.engine.shards import models_record
@@ -198,6 +199,7 @@ def merge(
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
+    check_device(device)
     options = Options(memory, threads, device, shard_size, resume, overwrite, block, executor)
     resolved = plan(recipe, compat=compat)
     if planned is not None:
@@ -322,6 +324,7 @@ def verify(
         return check_archive(folder, progress)
     record = record_in(folder)
     check_device(record["run"]["device"])
+    options = Options(threads=threads, device=record["run"]["device"])
     found = check_digests(open_checkpoint(folder), record, progress)
     if record.get("parts"):
         found.take(check_parts(open_parts(folder, PARTS), record, progress))
@@ -334,7 +337,6 @@ def verify(
     except (InputError, MismatchError, FormatError) as error:
         found.take(explain_refusal(error, _named(record, root), root, edited=edited))
         return found
-    options = Options(threads=threads, device=str(record["run"]["device"]))
     if isinstance(resolved, AdapterPlan):
         found.take(make_again(folder, resolved, record, options, seed, edited=edited))
     else:

@@ -15,6 +15,7 @@ from cermet.checkpoints.carry import carry_files
 from cermet.checkpoints.origin import origin_of
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint
 from cermet.core.codec import Codec, Otherwise, find_codec
+from cermet.core.device import check_device
 from cermet.core.errors import DiskError, InputError, MethodError, OutputError, RecipeError
 from cermet.core.registry import call, nearest
 from cermet.core.types import Place
@@ -25,7 +26,7 @@ from cermet.engine.figures import Row, rows
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.gather import TIED
 from cermet.engine.memory import DEFAULT_BUDGET
-from cermet.engine.options import DEFAULT_SHARD, Options, check_device
+from cermet.engine.options import DEFAULT_SHARD, Options
 from cermet.engine.pairs import pairs
 from cermet.engine.record import machine, versions, write_json
 from cermet.engine.shards import shards_of

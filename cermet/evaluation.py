@@ -12,11 +12,11 @@ from pathlib import Path
 from cermet.api import merge
 from cermet.assemblies import restore
 from cermet.checkpoints.hub import locate
+from cermet.core.device import check_device
 from cermet.core.errors import InputError
 from cermet.core.fingerprint import sha256_hex
 from cermet.engine.archive import is_archive
 from cermet.engine.manifest import MANIFEST, read_manifest
-from cermet.engine.options import check_device
 from cermet.evaluate.evaluator import Evaluator, Tick, find_task
 from cermet.evaluate.harness import HarnessResult, harness
 from cermet.evaluate.harness_tasks import write_task
@@ -133,6 +133,7 @@ def evaluate_with_harness(
 
     Raises CermetError in one of its kinds.
     """
+    check_device(device)
     known = None if pool is None else read_pool(Path(pool))
     own = {} if known is None else {t.name: t for t in known.tasks if t.name in tasks}
     held = nullcontext() if threads is None else with_threads(threads)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cermet.cli.options import Device, Threads, words
+
 if TYPE_CHECKING:
     from cermet.proving.table import Table
 
@@ -43,8 +45,8 @@ def bench(
         list[str] | None, typer.Option("--with", help="An extra of the zoo's pool to build.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of published data sets.")] = None,
-    device: Annotated[str, typer.Option(help="Where models are measured: cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="All cores by default.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     plots: Annotated[
         bool, typer.Option(help="Draw quality against bytes, and against experts.")
     ] = True,
@@ -65,7 +67,7 @@ def bench(
         found = shown(folder)
     else:
         settings = Settings(
-            None if methods == "all" else tuple(_words(methods)), points, seeds, first_seed,
+            None if methods == "all" else tuple(words(methods)), points, seeds, first_seed,
             _counts(experts), limit, device, threads, tuple(extras or ()), data,
         )  # fmt: skip
         try:
@@ -88,15 +90,11 @@ def bench(
     typer.echo(f"Records, tables and pictures: {folder}")
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _counts(text: str) -> tuple[int, ...]:
     from cermet.core.errors import InputError
 
     try:
-        return tuple(sorted({int(word) for word in _words(text)}))
+        return tuple(sorted({int(word) for word in words(text)}))
     except ValueError:
         raise InputError(
             f"--experts is '{text}'; it is numbers of experts with commas, such as 2,4,6,8."

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cermet.cli.options import AsJson, Memory, Threads
 from cermet.cli.records import json_of
-from cermet.cli.sections import brief, print_grid, print_sections
+from cermet.cli.sections import print_grid, print_sections
+from cermet.core.brevity import brief
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,11 +38,9 @@ def compare(
     subspaces: Annotated[
         int, typer.Option(min=0, help="Matrices whose deltas' subspaces are compared; 0 for none.")
     ] = 12,
-    memory: Annotated[str, typer.Option(help="Working memory, such as 256MB or 2GB.")] = "1GB",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; all cores by default.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    memory: Memory = "1GB",
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell whether models can be combined, and how."""
     from cermet import inspection

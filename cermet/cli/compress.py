@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cermet.cli.options import Device
 from cermet.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def compress(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; all cores by default.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     shard_size: Annotated[str, typer.Option(help="Most bytes in one weight file.")] = "5GB",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that Cermet wrote.")

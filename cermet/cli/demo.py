@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cermet.cli.sections import print_uncut
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cermet.demo import DemoTable, Row
 
 __all__ = ["demo"]
-
-_WIDEST = 1_000  # columns; more than the table can want
 
 
 def demo(
@@ -35,13 +35,7 @@ def demo(
     if json:
         typer.echo(encoder.dumps(table.record()))
         return
-    from rich.console import Console
-
-    # The table has a width of its own: cut to a narrow terminal it could not be read.
-    shown = _table(table)
-    console = Console()
-    needed = Console(width=_WIDEST).measure(shown).maximum
-    Console(width=max(console.width, needed)).print(shown)
+    print_uncut(_table(table))
     for sentence in table.conclusion():
         typer.echo(sentence)
 

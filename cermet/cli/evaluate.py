@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cermet.cli.options import AsJson, Device, Threads
+from cermet.cli.sections import print_table
 from cermet.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,10 +56,8 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of records and outcomes; known ones are found.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; all cores by default.")
-    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     lm_eval: Annotated[
         list[str] | None,
         typer.Option(help="Task of lm-evaluation-harness, or of the pool, run by it; A,B too."),
@@ -71,7 +71,7 @@ def evaluate(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Rows of a batch, with --lm-eval.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model on the tasks of a pool, or with lm-evaluation-harness."""
     from cermet import evaluation
@@ -143,21 +143,13 @@ def _check(
 
 def _print(found: Evaluation) -> None:
     """One row a task, then what is said of all together."""
-    from rich.console import Console
-    from rich.table import Table
-
     columns = ["task", "metric", "examples", "value", "95 % interval"]
     if found.normalised is not None:
         columns.append("of the expert")
     if found.against is not None:
-        columns += ["worse", "agree"]
+        columns += ["against", "worse", "agree"]
     columns.append("a second")
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
-    for task in found.tasks:
-        table.add_row(*_row(found, task))
-    Console().print(table)
+    print_table(columns, [_row(found, task) for task in found.tasks], left=(0, 1))
     for line in _summary(found):
         typer.echo(line)
 
@@ -169,7 +161,8 @@ def _row(found: Evaluation, task: TaskResult) -> list[str]:
     if found.normalised is not None:
         row.append(_percent(task.normalised))
     if found.against is not None:
-        row += [_percent(task.negative_flips), _percent(task.agreement)]
+        other = "-" if task.other is None else shown(task.other)
+        row += [other, _percent(task.negative_flips), _percent(task.agreement)]
     if task.tokens_per_second:
         return [*row, f"{task.tokens_per_second:,.0f} tokens"]
     return [*row, f"{task.examples_per_second:,.0f} examples"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cermet.cli.options import words
+from cermet.cli.sections import print_table
+
 if TYPE_CHECKING:
     from cermet.evaluate.harness import HarnessResult
     from cermet.evaluation import HarnessEvaluation
@@ -15,24 +18,18 @@ _FILTER_NONE = "none"
 
 def task_names(written: list[str]) -> list[str]:
     """The names of options that stand often or hold several names, each once."""
-    names = [name.strip() for part in written for name in part.split(",")]
-    return list(dict.fromkeys(name for name in names if name))
+    return list(dict.fromkeys(name for part in written for name in words(part)))
 
 
 def print_harness(found: HarnessEvaluation) -> None:
     """One row a metric, as the harness would print it."""
-    from rich.console import Console
-    from rich.table import Table
+    titles = ("task", "metric", "examples", "value", "standard error")
+    print_table(titles, [_row(result) for result in found.results], left=(0, 1))
 
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(("task", "metric", "examples", "value", "standard error")):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
-    for result in found.results:
-        error = "-" if result.error is None else f"{result.error:.4f}"
-        table.add_row(
-            result.task, _metric(result), f"{result.examples:,}", f"{result.value:.4f}", error
-        )
-    Console().print(table)
+
+def _row(result: HarnessResult) -> list[str]:
+    error = "-" if result.error is None else f"{result.error:.4f}"
+    return [result.task, _metric(result), f"{result.examples:,}", f"{result.value:.4f}", error]
 
 
 def _metric(result: HarnessResult) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cermet.cli.options import Device, Memory, Threads
 from cermet.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,11 +40,9 @@ def merge(
     base: Annotated[
         str | None, typer.Option(help="With --continue: where the base is, if it has moved.")
     ] = None,
-    memory: Annotated[str, typer.Option(help="Working memory, such as 256MB or 2GB.")] = "1GB",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; all cores by default.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    memory: Memory = "1GB",
+    threads: Threads = None,
+    device: Device = "cpu",
     shard_size: Annotated[str, typer.Option(help="Most bytes in one weight file.")] = "5GB",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an unfinished run.")] = False,
     overwrite: Annotated[

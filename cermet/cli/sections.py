@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["brief", "print_grid", "print_sections"]
+__all__ = ["print_grid", "print_sections", "print_table", "print_uncut"]
 
-
-def brief(count: int) -> str:
-    """A count in three digits: 768, 24.6 M, 1.24 G."""
-    value, unit = float(count), ""
-    for larger in (" k", " M", " G", " T"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g}{unit}"
+_WIDEST = 1000  # columns; more than a table can want
 
 
 def print_sections(
@@ -50,6 +43,30 @@ def print_sections(
         if heading:
             console.print(heading, style="bold", markup=False, highlight=False)
         console.print(table(rows, False))
+
+
+def print_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)
+) -> None:
+    """A line for each row; the columns whose index is in `left` lean left, and none is wrapped."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for i, title in enumerate(titles):
+        table.add_column(Text(title), justify="left" if i in left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    print_uncut(table)
+
+
+def print_uncut(table: Table) -> None:
+    """A table in a width of its own: cut to a narrow terminal it could not be read."""
+    from rich.console import Console
+
+    console = Console()
+    needed = Console(width=_WIDEST).measure(table).maximum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def print_grid(console: Console, rows: Sequence[tuple[str, str]]) -> None:

@@ -6,9 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from cermet.core.errors import InputError, MachineError
 from cermet.engine.executors import Executor
 from cermet.engine.executors.processes import Processes, can_fork
 from cermet.engine.executors.serial import Serial
@@ -16,7 +13,7 @@ from cermet.engine.executors.threads import Threads
 from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.recipes.plan import Plan
 
-__all__ = ["DEFAULT_SHARD", "Options", "check_device", "executor_for", "executor_into_files"]
+__all__ = ["DEFAULT_SHARD", "Options", "executor_for", "executor_into_files"]
 
 DEFAULT_SHARD = 5_000_000_000
 
@@ -47,15 +44,6 @@ class Options:
             return max(1, self.threads)
         affinity = getattr(os, "sched_getaffinity", None)
         return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here."""
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"'{device}' is not a device: cpu, cuda or cuda:0.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise MachineError("There is no CUDA device here, or this torch was built without CUDA.")
 
 
 def executor_for(workers: int) -> Executor:

@@ -35,7 +35,7 @@ from cermet.engine.memory import (
     block_elements,
     keep_freed_memory,
 )
-from cermet.engine.options import Options, check_device, executor_into_files
+from cermet.engine.options import Options, executor_into_files
 from cermet.engine.parts import PartsOut
 from cermet.engine.target import ShardTarget, Target
 from cermet.recipes.assembly import labels_of, slots_of
@@ -196,7 +196,6 @@ def merge_plan(
 
     `progress` gets the name of a tensor and the bytes of output that are new.
     """
-    check_device(options.device)
     files = plan_layout(plan, options.shard_size)
     beside = parts_layout(plan, options.shard_size)
     layouts = [files, *([beside] if beside is not None else [])]

@@ -21,7 +21,7 @@ from cermet.core.errors import InputError, MismatchError, NonFiniteError
 from cermet.evaluate.examples import Head, Images
 from cermet.inference.generation import greedy
 from cermet.inference.likelihood import Scored, continuation, surprise, windows
-from cermet.inference.network import Kind as RunAs
+from cermet.inference.loading import Kind as RunAs
 from cermet.inference.network import Network
 from cermet.inference.tokens import Row, Tokenizer
 from cermet.inference.vectors import Tick, image_vectors, label_logits, text_vectors

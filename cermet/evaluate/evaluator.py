@@ -21,7 +21,8 @@ from cermet.core.errors import FormatError, InputError
 from cermet.evaluate.answers import WAYS, Asked
 from cermet.evaluate.examples import Head, Images, read_head, read_images, read_lines
 from cermet.evaluate.outcomes import Outcomes
-from cermet.inference.network import Kind, Network
+from cermet.inference.loading import Kind
+from cermet.inference.network import Network
 from cermet.inference.threads import with_threads
 from cermet.inference.tokens import Tokenizer, tokenizer_digest
 from cermet.recipes.pool import Split, Task

@@ -40,11 +40,12 @@ def _file_digest(path: Path) -> str:
 
 
 class Kept:
-    """The outcomes under a folder; None keeps nothing."""
+    """The outcomes under a folder, and those of this run; None keeps nothing beyond it."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._digests: dict[Path, str] = {}
+        self._made: dict[str, Outcomes] = {}
 
     def key(self, model: str, task: Task, split: Split, limit: int | None, device: str) -> str:
         """A digest of all that decides outcomes; `model` is the digest of the model's files."""
@@ -61,6 +62,8 @@ class Kept:
 
     def find(self, task: str, split: Split, key: str) -> Outcomes | None:
         """The outcomes under a key, if there are any."""
+        if key in self._made:
+            return self._made[key]
         file = self.file(task, split, key)
         return Outcomes.load(file) if file is not None and key_of(file) == key else None
 
@@ -76,7 +79,7 @@ class Kept:
         found = self.find(task, split, key)
         if found is not None:
             return found, False
-        made = make()
+        made = self._made[key] = make()
         file = self.file(task, split, key)
         if file is not None:
             made.save(file, key)

@@ -30,8 +30,9 @@ class TaskResult:
     ----------
     value: in the metric. low, high: its bootstrap interval at 95 %. examples: how many there were.
     expert: the value of the task's expert, and normalised: the share of it that is reached; None
-        where it is not known. negative_flips: the share of examples that are worse than with the
-        other model, and agreement: that both answer the same; None without another model.
+        where it is not known. other: the value of another model. negative_flips: the share of
+        examples that it had right and this one has wrong, and agreement: that both answer the
+        same; these two are None of likelihoods, and all three without another model.
     seconds: that the model ran; examples and tokens are those of each second. peak_bytes: the most
         memory of the process, or of the run on the accelerator.
     key: of what decided the outcomes. outcomes: their file, None where they are not kept. run:
@@ -48,6 +49,7 @@ class TaskResult:
     examples: int
     expert: float | None
     normalised: float | None
+    other: float | None
     negative_flips: float | None
     agreement: float | None
     seconds: float
@@ -63,9 +65,9 @@ class TaskResult:
 class Evaluation:
     """One model on the tasks of a pool.
 
-    forgetting: of what the other model could do, over all tasks, the share that this one cannot;
-    None without another model. mean: of the values, where all tasks have one metric. normalised:
-    the mean over the tasks whose expert is known.
+    forgetting: of what the other model had right, over all tasks, the share that this one has
+    wrong; None without another model, and where all tasks are likelihoods. mean: of the values,
+    where all tasks have one metric. normalised: the mean over the tasks whose expert is known.
     """
 
     model: str
@@ -106,6 +108,7 @@ def result_of(
         len(found),
         None if expert is None else expert.value,
         share,
+        None if against is None else against.value,
         None if against is None else negative_flips(against, found),
         None if against is None else agreement(against, found),
         found.seconds,

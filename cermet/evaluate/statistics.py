@@ -15,7 +15,6 @@ __all__ = ["agreement", "forgetting", "interval", "negative_flips", "normalised"
 
 _DRAWS = 2000
 _AT_ONCE = 1 << 22  # counts that are drawn together: 32 MB
-_NOISE = 1e-3  # a text whose bits grew by no more than this share is not worse
 
 
 def interval(outcomes: Outcomes, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -49,24 +48,30 @@ def normalised(value: float, expert: float, metric: Metric) -> float:
     return above / below
 
 
-def negative_flips(before: Outcomes, after: Outcomes) -> float:
-    """The share of all examples that are worse than before.
+def negative_flips(before: Outcomes, after: Outcomes) -> float | None:
+    """The share of all examples that were right before and are wrong now; None of likelihoods.
 
-    Right before and wrong now; of texts, more bits than before by over a thousandth.
+    A text is neither right nor wrong: of two models that are as good, each takes more bits for
+    about half of the texts.
     """
-    return float(_worse(before, after).mean())
+    _check_same(before, after)
+    return None if _texts(before) else float(_flipped(before, after).mean())
 
 
-def forgetting(base: Sequence[Outcomes], merged: Sequence[Outcomes]) -> float:
-    """Of the examples that the base could do, the share that the merge cannot, over all tasks.
+def forgetting(base: Sequence[Outcomes], merged: Sequence[Outcomes]) -> float | None:
+    """Of the examples that the base had right, the share that the merge has wrong, over all tasks.
 
-    The base could do what it had right; of texts all count, and those count as forgotten that the
-    merge needs more bits for, by over a thousandth. 0 where the base could do nothing.
+    0 where the base could do nothing. Likelihoods do not count; None where there are no others.
     """
     if len(base) != len(merged):
         raise InputError(f"{len(base)} tasks of the base stand beside {len(merged)} of the merge.")
-    lost = sum(int(_worse(b, m).sum()) for b, m in zip(base, merged, strict=True))
-    could = sum(len(b) if _texts(b) else int((b.scores > 0).sum()) for b in base)
+    for one, other in zip(base, merged, strict=True):
+        _check_same(one, other)
+    told = [(b, m) for b, m in zip(base, merged, strict=True) if not _texts(b)]
+    lost = sum(int(_flipped(b, m).sum()) for b, m in told)
+    could = sum(int((b.scores > 0).sum()) for b, _ in told)
+    if not told:
+        return None
     return lost / could if could else 0.0
 
 
@@ -80,10 +85,7 @@ def _texts(outcomes: Outcomes) -> bool:
     return outcomes.metric == "bits_per_character"
 
 
-def _worse(before: Outcomes, after: Outcomes) -> Bool[np.ndarray, "examples"]:
-    _check_same(before, after)
-    if _texts(before):
-        return np.asarray(after.scores > before.scores * (1 + _NOISE))
+def _flipped(before: Outcomes, after: Outcomes) -> Bool[np.ndarray, "examples"]:
     return np.asarray(after.scores < before.scores)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cermet.core.errors import ExtraError, FormatError, InputError
+from cermet.inference.loading import load_module
+from cermet.inference.tokens import Tokenizer, marked, padded
 
-__all__ = ["LONGEST", "Encoder", "mean_pool", "quiet"]
+__all__ = ["LONGEST", "Encoder", "mean_pool"]
 
 LONGEST = 128
 """Tokens of a text that are read; the rest is cut off."""
@@ -22,39 +22,22 @@ _BATCH = 64  # texts in one forward pass: bounded memory, and short texts are pa
 
 
 class Encoder:
-    """An encoder of sentences, read from a Hugging Face folder.
+    """An encoder of sentences that can be trained, read from a Hugging Face folder.
 
-    `model` and `tokenizer` are transformers' own; training goes through them. Raises
-    ExtraError where transformers is missing, InputError where there is no such folder, and
-    FormatError where transformers cannot read it.
+    `model` is transformers' own. Raises what `load_module` and `Tokenizer` raise.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "config.json").is_file():
-            raise InputError(f"'{folder}' is not a checkpoint folder: it holds no config.json.")
-        try:
-            from transformers import AutoModel, AutoTokenizer
-            from transformers.utils import logging
-        except ImportError as error:
-            raise ExtraError(
-                "Running a model needs transformers; install it with: pip install 'cermet[load]'"
-            ) from error
-        try:
-            with quiet(logging):
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-                self.model: Any = AutoModel.from_pretrained(
-                    folder, local_files_only=True, dtype=torch.float32
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise FormatError(f"'{folder}' cannot be loaded as a model: {error}") from error
-        self.model.eval()
+        self._tokenizer = Tokenizer(folder)
+        self.model: Any = load_module(folder, "encoder").module.eval()
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "texts tokens"]]:
         """Token ids and attention mask, padded to the longest of the texts."""
-        found = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
-        )
-        return {name: found[name] for name in ("input_ids", "attention_mask")}
+        rows = self._tokenizer.framed(texts, LONGEST)
+        return {
+            "input_ids": padded(rows, self._tokenizer.pad or 0),
+            "attention_mask": marked(rows),
+        }
 
     def pooled(
         self, tokens: dict[str, Int[Tensor, "texts tokens"]]
@@ -73,20 +56,6 @@ class Encoder:
                 pooled = self.pooled(self.tokens([texts[i] for i in rows]))
                 found[rows] = torch.nn.functional.normalize(pooled, dim=-1)
         return found
-
-
-@contextmanager
-def quiet(logging: Any) -> Iterator[None]:
-    """Without transformers' progress bars, many and short here, and without its warnings."""
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def mean_pool(

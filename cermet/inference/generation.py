@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cermet.core.errors import NonFiniteError
 from cermet.inference.network import Network
-from cermet.inference.tokens import Row, batches, padded
+from cermet.inference.tokens import Row, batches, marked, padded
 
 __all__ = ["greedy"]
 
@@ -36,12 +36,12 @@ def greedy(
     """
     stopping = torch.zeros(int(network.config.vocab_size), dtype=torch.bool)
     stopping[[i for i in stops if i < len(stopping)]] = True
-    stopping = stopping.to(network.device)
+    there = network.moved(stopping)
     found: list[list[int]] = [[] for _ in prompts]
     with torch.inference_mode():
         for batch in batches([len(p) + most for p in prompts], _TOKENS, _ROWS):
-            written = _written(network, [prompts[i] for i in batch], stopping, most)
-            ends = stopping.cpu()[written]
+            written = _written(network, [prompts[i] for i in batch], there, most)
+            ends = stopping[written]
             for i, row, ended in zip(batch, written.tolist(), ends, strict=True):
                 count = int(ended.int().argmax()) + 1 if bool(ended.any()) else len(row)
                 found[i] = row[:count]
@@ -53,8 +53,8 @@ def _written(
     network: Network, prompts: Sequence[Row], stopping: Bool[Tensor, "vocabulary"], most: int
 ) -> Int[Tensor, "prompts tokens"]:
     """What a batch goes on with, at least until each has stopped."""
-    ids = padded(prompts, 0, left=True).to(network.device)
-    mask = padded([[1] * len(p) for p in prompts], 0, left=True).to(network.device)
+    ids = network.moved(padded(prompts, 0, left=True))
+    mask = network.moved(marked(prompts, left=True))
     places = (mask.cumsum(1) - 1).clamp(min=0)
     even = len({len(p) for p in prompts}) == 1
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=network.device)

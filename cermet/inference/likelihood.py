@@ -50,9 +50,9 @@ def windows(row: int, ids: Row, begin: int | None, longest: int) -> Iterator[Sco
 def surprise(
     network: Network, asked: Sequence[Scored], rows: int, tick: Callable[[int], None]
 ) -> Float[Tensor, "rows"]:
-    """Negative log-likelihood in nats of what is asked, summed by row in float64."""
+    """Negative log-likelihood in nats of what is asked, summed by row in float64, on the CPU."""
     lengths = [len(a.ids) - 1 for a in asked]
-    total = torch.zeros(rows, dtype=torch.float64, device=network.device)
+    order, found = list[int](), list[Tensor]()
     budget = min(_TOKENS, _LOGITS // int(network.config.vocab_size))
     with torch.inference_mode():
         for batch in batches(lengths, budget, _ROWS):
@@ -61,16 +61,19 @@ def surprise(
             counted = torch.zeros_like(ids[:, 1:], dtype=torch.bool)
             for line, i in enumerate(batch):
                 counted[line, asked[i].first - 1 : lengths[i]] = True
-            ids, counted = ids.to(network.device), counted.to(network.device)
+            ids, counted = network.moved(ids), network.moved(counted)
             logits = network.module(input_ids=ids[:, :-1], use_cache=False).logits
             lost = torch.nn.functional.cross_entropy(
                 logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
             )
-            sums = (lost.view(counted.shape).double() * counted).sum(1)
-            where = torch.tensor([asked[i].row for i in batch], device=network.device)
-            total.index_add_(0, where, sums)
+            found.append((lost.view(counted.shape).double() * counted).sum(1))
+            order += batch
             tick(len(batch))
-    return total.cpu()
+    total = torch.zeros(rows, dtype=torch.float64)
+    if found:  # added up on the CPU, in order: on a GPU the order, and so the sum, is by chance
+        where = torch.tensor([asked[i].row for i in order])
+        total.index_add_(0, where, torch.cat(found).cpu())
+    return total
 
 
 def continuation(row: int, whole: Row, context: int, begin: int | None, longest: int) -> Scored:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cermet.checkpoints.carry import tokenizer_files
-from cermet.core.errors import ExtraError, InputError
+from cermet.core.errors import ExtraError, FormatError, InputError
+from cermet.inference.loading import library, load_tokenizer, quiet
 
 __all__ = ["Outputs", "outputs_of"]
 
@@ -53,23 +53,11 @@ class Outputs:
         return float((self.values.argmax(-1) == other.values.argmax(-1)).float().mean())
 
 
-def _transformers() -> Any:
+def _tokens(folder: Path, vocabulary: int) -> list[Tensor]:
+    """Token ids [1, length] of each sentence; fixed ids where no tokenizer can be read."""
     try:
-        import transformers
-    except ImportError as error:
-        raise ExtraError(
-            "Looking at a model's outputs needs transformers: pip install 'cermet[load]'"
-        ) from error
-    return transformers
-
-
-def _tokens(library: Any, folder: Path, vocabulary: int) -> list[Tensor]:
-    """Token ids [1, length] of each sentence; fixed ids where there is no tokenizer."""
-    tokenizer = None
-    if tokenizer_files(folder):  # without any, transformers may make one that knows no word
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            tokenizer = library.AutoTokenizer.from_pretrained(folder)
-    if tokenizer is None:
+        tokenizer = load_tokenizer(folder)
+    except (InputError, FormatError):
         generator = torch.Generator().manual_seed(0)
         return [torch.randint(vocabulary, (1, 16), generator=generator) for _ in _SENTENCES]
     return [
@@ -78,10 +66,12 @@ def _tokens(library: Any, folder: Path, vocabulary: int) -> list[Tensor]:
     ]
 
 
-def _model(library: Any, folder: Path, adapter: Path | None) -> Any:
-    config = library.AutoConfig.from_pretrained(folder)
+def _model(folder: Path, adapter: Path | None) -> Any:
+    """What the config names, with or without a head, and whatever of its weights is missing."""
+    transformers = library("Looking at a model's outputs")
+    config = transformers.AutoConfig.from_pretrained(folder)
     names = config.architectures or []
-    kind = getattr(library, names[0], None) if names else library.AutoModel
+    kind = getattr(transformers, names[0], None) if names else transformers.AutoModel
     if kind is None:
         raise InputError(f"transformers knows no architecture '{names[0]}' ('{folder}').")
     model = kind.from_pretrained(folder, dtype=torch.float32)
@@ -99,14 +89,13 @@ def outputs_of(folder: Path, adapter: Path | None = None) -> Outputs:
 
     Raises ExtraError without transformers, InputError for a model that takes no text.
     """
-    library = _transformers()
-    library.logging.set_verbosity_error()
-    with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+    library("Looking at a model's outputs")
+    with quiet(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
         try:
-            model = _model(library, folder, adapter)
+            model = _model(folder, adapter)
             config = getattr(model.config, "text_config", model.config)
             values, losses = [], []
-            for ids in _tokens(library, folder, int(config.vocab_size)):
+            for ids in _tokens(folder, int(config.vocab_size)):
                 extra = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
                 out = model(input_ids=ids, **extra)
                 logits = getattr(out, "logits", None)

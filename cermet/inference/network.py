@@ -7,34 +7,20 @@ files, fused tensors) goes through transformers, which has the last word on what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cermet.checkpoints.reader import open_checkpoint, read_config
-from cermet.core.errors import ExtraError, FormatError, InputError, MismatchError
-from cermet.inference.encoder import quiet
+from cermet.checkpoints.reader import open_checkpoint
+from cermet.core.errors import InputError
+from cermet.inference.loading import Kind, config_in, load_module
 
-__all__ = ["Kind", "Network"]
+__all__ = ["Network"]
 
-Kind = Literal["encoder", "classifier", "causal"]
-
-_AUTO: Mapping[Kind, str] = {
-    "encoder": "AutoModel",
-    "classifier": "AutoModelForSequenceClassification",
-    "causal": "AutoModelForCausalLM",
-}
-_CALLED: Mapping[Kind, str] = {
-    "encoder": "encoder",
-    "classifier": "sequence classifier",
-    "causal": "causal language model",
-}
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 _LONGEST = 2048
-_UNREAD = "pooler."  # of an encoder: pooled vectors are made from its hidden states
 
 
 class Network:
@@ -44,8 +30,7 @@ class Network:
     ----------
     folder: a Hugging Face folder. kind: what it is run as. device: where.
 
-    Raises ExtraError without transformers, InputError where the folder holds no such model,
-    FormatError where it cannot be read, MismatchError where its tensors are not the model's.
+    Raises what `load_module` raises, and InputError for a model that is not causal, asked as one.
     """
 
     def __init__(self, folder: Path, kind: Kind, device: str = "cpu") -> None:
@@ -86,6 +71,15 @@ class Network:
                 f"{known} tokens."
             )
 
+    def moved(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU, on the network's device; work that goes on there is not waited for.
+
+        Only what is pinned is copied beside that work, and torch keeps it until the copy is made.
+        """
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
     def load(self, folder: Path) -> None:
         """Take the weights of another folder, and its architecture where that is another."""
         if _config(folder) != self._stands or not self._copied(folder):
@@ -95,17 +89,8 @@ class Network:
     def _begin(self, folder: Path) -> None:
         self.folder = folder
         self._stands = _config(folder)
-        self.module, report = _loaded(folder, self._kind)
-        names = list(open_checkpoint(folder).tensors)
-        self._prefix = f"{self.module.base_model_prefix}."
-        own = self.module.state_dict()
-        unexpected = {n for n in report["unexpected_keys"] if not self._beside(n, names)}
-        missing = {n for n in report["missing_keys"] if not self._unread(n)}
-        changed = {n for n, *_ in report["mismatched_keys"]}
-        self._refuse(missing, unexpected, changed)
-        self._skipped = {
-            n for n in names if self._place(n, own) is None and n not in report["unexpected_keys"]
-        }
+        self._loaded = load_module(folder, self._kind)
+        self.module: Any = self._loaded.module
         self.module.requires_grad_(False).eval().to(self._device)
         if self._kind == "causal":
             self._check_causal()
@@ -116,16 +101,16 @@ class Network:
         own: dict[str, Tensor] = self.module.state_dict()
         names = list(checkpoint.tensors)
         places = {
-            n: self._place(n, own)
+            n: self._loaded.place(n, own)
             for n in names
-            if n not in self._skipped and not self._beside(n, names)
+            if n not in self._loaded.passed_over and not self._loaded.beside(n, names)
         }
         if None in places.values() or any(
             tuple(own[p].shape) != checkpoint.tensors[n].shape for n, p in places.items() if p
         ):
             return False
         filled = {own[p].data_ptr() for p in places.values() if p}
-        if any(t.data_ptr() not in filled and not self._unread(n) for n, t in own.items()):
+        if any(t.data_ptr() not in filled and not self._loaded.unread(n) for n, t in own.items()):
             return False
         if len(filled) < len(places):  # both of two tied tensors are stored: transformers decides
             return False
@@ -134,19 +119,6 @@ class Network:
                 block = checkpoint.block(name, 0, own[place].numel())
                 own[place].copy_(block.view(own[place].shape))
         return True
-
-    def _place(self, name: str, own: Mapping[str, Tensor]) -> str | None:
-        """The module's name of a tensor, with or without the prefix of a model with a head."""
-        spellings = (name, self._prefix + name, name.removeprefix(self._prefix))
-        return next((n for n in spellings if n in own), None)
-
-    def _beside(self, name: str, names: list[str]) -> bool:
-        """Whether a tensor is of a head that a checkpoint holds beside its encoder."""
-        headed = any(n.startswith(self._prefix) for n in names)
-        return self._kind == "encoder" and headed and not name.startswith(self._prefix)
-
-    def _unread(self, name: str) -> bool:
-        return self._kind == "encoder" and name.startswith(_UNREAD)
 
     def _check_causal(self) -> None:
         """InputError where a token's logits depend on the token after it."""
@@ -159,50 +131,7 @@ class Network:
                 "it is no causal language model."
             )
 
-    def _refuse(self, missing: set[str], unexpected: set[str], changed: set[str]) -> None:
-        called = _CALLED[self._kind]
-        if missing:
-            raise InputError(f"'{self.folder}' is not a whole {called}: it lacks '{min(missing)}'.")
-        if unexpected:
-            raise MismatchError(
-                f"'{self.folder}' holds '{min(unexpected)}', which is no part of its {called} "
-                f"({type(self.module).__name__})."
-            )
-        if changed:
-            raise MismatchError(
-                f"'{self.folder}': tensor '{min(changed)}' has another shape than its config says."
-            )
-
 
 def _config(folder: Path) -> dict[str, Any]:
     """All of a config that decides what the module is and computes."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"'{folder}' is not a checkpoint folder: it holds no config.json.")
-    return {k: v for k, v in read_config(folder).items() if k not in _NOT_THE_MODEL}
-
-
-def _loaded(folder: Path, kind: Kind) -> tuple[Any, dict[str, Any]]:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExtraError(
-            "Running a model needs transformers; install it with: pip install 'cermet[load]'"
-        ) from error
-    try:
-        with quiet(transformers.utils.logging):
-            module, report = getattr(transformers, _AUTO[kind]).from_pretrained(
-                folder,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the report
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        if "Unrecognized configuration class" in str(error):
-            called = read_config(folder).get("model_type")
-            raise InputError(
-                f"'{folder}' ({called}) cannot be run as a {_CALLED[kind]}."
-            ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FormatError(f"'{folder}' cannot be loaded as a {_CALLED[kind]}: {reason}") from error
-    return module, report
+    return {k: v for k, v in config_in(folder).items() if k not in _NOT_THE_MODEL}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from cermet.checkpoints.carry import tokenizer_files
-from cermet.core.errors import ExtraError, FormatError, InputError
-from cermet.inference.encoder import quiet
+from cermet.core.errors import InputError
+from cermet.inference.network import Network
+from cermet.inference.tokens import Tokenizer, marked, padded
 
 __all__ = ["Example", "Losses", "TextModel"]
 
@@ -50,19 +50,19 @@ class TextModel:
     labelled: whether it classifies texts; else it predicts their next tokens.
     longest: tokens of a text that are read; the rest is cut off.
 
-    Raises ExtraError without transformers, FormatError where it cannot load the folder, and
-    InputError for a model of another kind.
+    Raises what `Tokenizer` and `Network` raise, and InputError for a classifier that does not
+    choose one label for a text, or lacks a padding token.
     """
 
     def __init__(self, folder: Path, *, labelled: bool, longest: int) -> None:
         self._folder, self._labelled, self._longest = folder, labelled, longest
-        self.tokenizer, self.module = _loaded(folder, labelled)
-        self.module.requires_grad_(False).eval()
+        self._tokenizer = Tokenizer(folder)
+        self._network = Network(folder, "classifier" if labelled else "causal")
+        self.module: Any = self._network.module
         config = self.module.config
-        own = self.tokenizer.pad_token_id
         if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = own
-        self._padding = own if config.pad_token_id is None else config.pad_token_id
+            config.pad_token_id = self._tokenizer.pad
+        self._padding = config.pad_token_id
         if labelled:
             self._check_classifier()
 
@@ -105,7 +105,9 @@ class TextModel:
 
         A text without a second token has no next token and counts nothing.
         """
-        ids, mask = self._tokens([e.text for e in examples])
+        rows = self._tokenizer.framed([e.text for e in examples], self._longest)
+        self._network.check_tokens(max((max(row) for row in rows if row), default=-1))
+        ids, mask = padded(rows, self._padding or 0), marked(rows)
         extra = {} if self._labelled else {"use_cache": False}
         given = {"input_ids": ids, "attention_mask": mask, **extra}
         logits = torch.func.functional_call(self.module, dict(weights), kwargs=given).logits
@@ -119,48 +121,3 @@ class TextModel:
         )
         right = (logits.argmax(-1) == wanted).sum()
         return Losses(total, int((wanted != _IGNORED).sum()), int(right))
-
-    def _tokens(
-        self, texts: Sequence[str]
-    ) -> tuple[Int[Tensor, "texts tokens"], Int[Tensor, "texts tokens"]]:
-        """Token ids, filled up on the right, and 1 where they are a text's."""
-        found = self.tokenizer(list(texts), truncation=True, max_length=self._longest)["input_ids"]
-        rows = [torch.tensor(row, dtype=torch.long) for row in found]
-        marks = [torch.ones_like(row) for row in rows]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, True, self._padding or 0)
-        known = self.module.get_input_embeddings().weight.shape[0]
-        if ids.numel() and int(ids.max()) >= known:
-            raise InputError(
-                f"The tokenizer of '{self._folder}' gives token {int(ids.max())}, but the model "
-                f"knows {known} tokens."
-            )
-        return ids, torch.nn.utils.rnn.pad_sequence(marks, True, 0)
-
-
-def _loaded(folder: Path, labelled: bool) -> tuple[Any, Any]:
-    """transformers' own tokenizer and model, in float32."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExtraError(
-            "Running a model needs transformers; install it with: pip install 'cermet[load]'"
-        ) from error
-    if not tokenizer_files(folder):  # without any, transformers may make one that knows no word
-        raise InputError(f"'{folder}' holds no tokenizer, so it cannot read texts.")
-    causal, classifier = "AutoModelForCausalLM", "AutoModelForSequenceClassification"
-    kind = getattr(transformers, classifier if labelled else causal)
-    try:
-        with quiet(transformers.utils.logging):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, report = kind.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FormatError(f"'{folder}' cannot be loaded as a model: {reason}") from error
-    if report["missing_keys"]:
-        wanted = "sequence classifier" if labelled else "causal language model"
-        raise InputError(
-            f"'{folder}' is not a whole {wanted}: it lacks '{min(report['missing_keys'])}'."
-        )
-    return tokenizer, model

@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from cermet.checkpoints.carry import tokenizer_files
-from cermet.core.errors import ExtraError, FormatError, InputError
 from cermet.core.fingerprint import sha256_hex
-from cermet.inference.encoder import quiet
+from cermet.inference.loading import load_tokenizer, tokenizer_in
 
-__all__ = ["Row", "Tokenizer", "batches", "padded", "tokenizer_digest"]
+__all__ = ["Row", "Tokenizer", "batches", "marked", "padded", "tokenizer_digest"]
 
 Row = Sequence[int]
 """The tokens of one text."""
@@ -23,9 +21,7 @@ Row = Sequence[int]
 
 def tokenizer_digest(folder: Path) -> str:
     """Of the files of a folder's tokenizer; InputError where there are none."""
-    files = tokenizer_files(folder)
-    if not files:
-        raise InputError(f"'{folder}' holds no tokenizer, so it cannot read texts.")
+    files = tokenizer_in(folder)
     return sha256_hex("\n".join(f"{f.name} {sha256_hex(f.read_bytes())}" for f in files).encode())
 
 
@@ -35,25 +31,12 @@ class Tokenizer:
     begin: the token that a text begins with, None where the tokenizer has none. end: the token
     that ends a text, or None.
 
-    Raises ExtraError without transformers, InputError and FormatError where there is none.
+    Raises what `load_tokenizer` raises.
     """
 
     def __init__(self, folder: Path) -> None:
         self.digest = tokenizer_digest(folder)
-        try:
-            import transformers
-        except ImportError as error:
-            raise ExtraError(
-                "Reading texts needs transformers; install it with: pip install 'cermet[load]'"
-            ) from error
-        try:
-            with quiet(transformers.utils.logging):
-                self._own: Any = transformers.AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True
-                )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(": ")
-            raise FormatError(f"The tokenizer of '{folder}' cannot be read: {reason}") from error
+        self._own: Any = load_tokenizer(folder)
         self.begin: int | None = self._own.bos_token_id
         self.end: int | None = self._own.eos_token_id
         self.pad: int | None = self._own.pad_token_id
@@ -107,3 +90,8 @@ def padded(rows: Sequence[Row], filler: int, *, left: bool = False) -> Int[Tenso
     full = [[filler] * (width - len(r)) + list(r) if left else
             list(r) + [filler] * (width - len(r)) for r in rows]  # fmt: skip
     return torch.tensor(full, dtype=torch.long).view(len(rows), width)
+
+
+def marked(rows: Sequence[Row], *, left: bool = False) -> Int[Tensor, "rows tokens"]:
+    """1 where `padded` of the same rows has a token of theirs, and 0 where it is filled up."""
+    return padded([[1] * len(row) for row in rows], 0, left=left)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cermet.core.device import check_device
 from cermet.core.errors import InputError, OutputError
 from cermet.core.registry import nearest
 from cermet.evaluate.evaluator import Evaluator
@@ -50,7 +51,8 @@ class Settings:
     data: Path | None = None
 
     def check(self) -> None:
-        """Refuse numbers that make no sense."""
+        """Refuse numbers that make no sense, and a device that is not here."""
+        check_device(self.device)
         least = (("seeds", self.seeds), ("points", self.points), ("threads", self.threads or 1))
         for name, value in (*least, ("limit", 1 if self.limit is None else self.limit)):
             if value < 1:

@@ -8,20 +8,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from cermet.core.brevity import brief
 from cermet.core.errors import DiskError
 from cermet.proving.table import Row, Table
 
-__all__ = ["COLUMNS", "caption", "cells", "columns", "markdown", "size", "write_tables"]
-
-
-def size(count: float) -> str:
-    """Bytes in three digits: 768 B, 5.96 MB."""
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
+__all__ = ["COLUMNS", "caption", "cells", "columns", "markdown", "write_tables"]
 
 
 def _chosen(row: Row) -> str:
@@ -45,10 +36,10 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "worst task": lambda row: f"{row.worst:.1%}",
     "mean": lambda row: _value(row, row.mean),
     "other tasks": lambda row: _value(row, row.out_of_domain),
-    "flips": lambda row: f"{row.flips:.1%}",
+    "flips": lambda row: "" if row.flips is None else f"{row.flips:.1%}",
     "seconds": lambda row: "" if row.kind == "reference" else f"{row.seconds:.2f}",
-    "peak": lambda row: size(row.peak_bytes) if row.peak_bytes else "",
-    "bytes": lambda row: size(row.bytes),
+    "peak": lambda row: brief(row.peak_bytes, "B") if row.peak_bytes else "",
+    "bytes": lambda row: brief(row.bytes, "B"),
 }
 """The columns, and what stands in each."""
 

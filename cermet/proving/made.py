@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +51,8 @@ class Measured:
 class Maker:
     """Makes candidates of a pool in `work`, and leaves nothing there.
 
-    device: of the evaluation and of merges. threads: of merges.
+    threads: of merges. known: outcomes of the pool's own models, which stay as they are, by
+    folder, task and split.
     """
 
     subject: Subject
@@ -59,6 +60,7 @@ class Maker:
     work: Path
     limit: int | None = None
     threads: int | None = None
+    known: dict[tuple[Path, str, Split], Outcomes] = field(default_factory=dict)
 
     def measured(self, candidate: Candidate, point: Mapping[str, Any], split: Split) -> Measured:
         """Make a candidate as it is meant to be used, and measure it."""
@@ -124,17 +126,39 @@ class Maker:
         """What a model can do on the tasks of one expert, or on all; to choose a coefficient, on
         all that have an expert.
         """
-        tasks = self.subject.tasks if own is None else self.subject.own(own)
-        if split == "validation":
-            tasks = [task for task in tasks if task.expert is not None]
-        return {t.name: self.evaluator.outcomes(model, t.name, split, self.limit) for t in tasks}
+        return {n: self._asked(model, n, split) for n in self._tasks(split, own)}
+
+    def reference(
+        self, model: Model, split: Split, own: str | None = None
+    ) -> Mapping[str, Outcomes]:
+        """`outcomes` of a model that belongs to the pool; what is known of it is not asked."""
+        found = dict[str, Outcomes]()
+        for name in self._tasks(split, own):
+            key = model.folder, name, split
+            if key not in self.known:
+                self.known[key] = self._asked(model.folder, name, split)
+            found[name] = self.known[key]
+        return found
 
     def kept_apart(self, models: Mapping[str, Model], split: Split) -> Mapping[str, Outcomes]:
         """Every task by the model of its own expert."""
         found = dict[str, Outcomes]()
         for expert, model in models.items():
-            found |= self.outcomes(model.folder, split, expert)
+            found |= self.reference(model, split, expert)
         return found
+
+    def know(self, experts_at: Mapping[str, Outcomes], split: Split) -> None:
+        """Take over what an earlier run has found of the experts on their own tasks."""
+        for expert, model in self.subject.experts.items():
+            for task in self.subject.own(expert):
+                self.known[model.folder, task.name, split] = experts_at[task.name]
+
+    def _tasks(self, split: Split, own: str | None) -> list[str]:
+        tasks = self.subject.tasks if own is None else self.subject.own(own)
+        return [t.name for t in tasks if split == "test" or t.expert is not None]
+
+    def _asked(self, model: Path, task: str, split: Split) -> Outcomes:
+        return self.evaluator.outcomes(model, task, split, self.limit)
 
     def _merge(self, candidate: Candidate, point: Mapping[str, Any], split: Split) -> Measured:
         with self._folder("merged") as folder:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cermet.core.brevity import brief
 from cermet.core.errors import DiskError, ExtraError
 from cermet.proving.table import Row, Table, across
 
@@ -120,13 +121,11 @@ def _named(rows: Sequence[Row], best: Sequence[Row]) -> list[Row]:
 def _ticks(axes: Any, rows: Sequence[Row]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    from cermet.proving.formats import size
-
     low, high = min(row.bytes for row in rows), max(row.bytes for row in rows)
     axes.set_xlim(low / 1.5, high * 1.5)
     steps = [m * 10**e for e in range(16) for m in (1, 2, 5)]
     axes.xaxis.set_major_locator(FixedLocator([s for s in steps if low / 1.5 <= s <= high * 1.5]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: size(int(value))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: brief(int(value), "B")))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -25,7 +25,8 @@ class Row:
     normalised: the mean share of the experts; low, high: its 95 % interval over `over`, seeds or
         examples. worst: the share in the task where it is least.
     out_of_domain: the mean over tasks without an expert. flips: the share of examples that the
-        experts had right and this has wrong.
+        experts had right and this has wrong, over the tasks where an example is right or wrong;
+        None where there are none.
     seconds: of making it. peak_bytes: that making it took. bytes: of all that runs it.
     tasks: the value of each task. shares: of the experts, by task.
     """
@@ -44,7 +45,7 @@ class Row:
     over: str
     worst: float
     out_of_domain: float | None
-    flips: float
+    flips: float | None
     seconds: float
     peak_bytes: int
     bytes: int
@@ -157,13 +158,20 @@ def _row(group: Sequence[Mapping[str, Any]]) -> Row:
         over="seeds" if several else "examples",
         worst=_sure(line["worst"] for line in ordered),
         out_of_domain=_mean([line["out_of_domain"] for line in ordered]),
-        flips=_sure(line["flips"] for line in ordered),
+        flips=_mean([_flips(line) for line in ordered]),
         seconds=_sure(line["seconds"] for line in ordered),
         peak_bytes=max(int(line["peak_bytes"]) for line in ordered),
         bytes=round(_sure(line["bytes"] for line in ordered)),
         tasks={n: _sure(x["tasks"][n]["value"] for x in ordered) for n in first["tasks"]},
         shares={n: _sure(x["tasks"][n]["normalised"] for x in ordered) for n in own},
     )
+
+
+def _flips(line: Mapping[str, Any]) -> float | None:
+    """Of tasks where an example is right or wrong: a text that takes more bits is neither."""
+    told = [t for t in line["tasks"].values() if t["metric"] != "bits_per_character"]
+    known = [t["flips"] for t in told if "flips" in t]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _sure(values: Iterable[float]) -> float:

@@ -70,7 +70,7 @@ class Trial:
         if subject.multi_task is not None:
             whole.append(("multi-task", subject.multi_task))
         for name, model in whole:
-            self._reference(name, partial(maker.outcomes, model.folder, "test"), model.bytes)
+            self._reference(name, partial(maker.reference, model, "test"), model.bytes)
         if subject.adapters:
             size = subject.base.bytes + sum(m.bytes for m in subject.adapters.values())
             apart_from = partial(maker.kept_apart, subject.adapters, "test")
@@ -83,7 +83,9 @@ class Trial:
         names = [task.name for task in self.maker.subject.tasks if task.expert is not None]
         files = {name: folder / f"{name}.safetensors" for name in names}
         if all(outcomes_key(file) == key for file in files.values()):
-            return {name: Outcomes.load(file) for name, file in files.items()}
+            kept = {name: Outcomes.load(file) for name, file in files.items()}
+            self.maker.know(kept, split)
+            return kept
         self.heard.tick(f"{APART}, {split}", 0, 1)
         found = self.maker.kept_apart(self.maker.subject.experts, split)
         for name, outcomes in found.items():
@@ -217,6 +219,7 @@ class Trial:
         own = [t for t in tasks.values() if "normalised" in t]
         other = [t["value"] for t in tasks.values() if "normalised" not in t]
         shares = [t["normalised"] for t in own]
+        flips = [t["flips"] for t in own if t["flips"] is not None]
         low, high = mean_interval(measured.outcomes, self.experts_at["test"])
         alike = len({t["metric"] for t in own}) == 1
         return self.records.add({
@@ -227,7 +230,7 @@ class Trial:
             "mean": _mean(t["value"] for t in own) if alike else None,
             "normalised": _mean(shares), "low": low, "high": high, "worst": min(shares),
             "out_of_domain": _mean(other) if other else None,
-            "flips": _mean(t["flips"] for t in own),
+            "flips": _mean(flips) if flips else None,
             "seconds": round(measured.seconds, 4), "peak_bytes": measured.peak,
             "bytes": measured.bytes, "outcomes": str(folder.relative_to(self.records.folder)),
         })  # fmt: skip

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cermet.core.errors import ExtraError
-from cermet.inference.encoder import quiet
+from cermet.inference.loading import library, load_module, quiet
 from cermet.zoo.steps import Tick
 from cermet.zoo.tokens import PAD, SPECIALS, Tokens
 from cermet.zoo.train import Course, alike, fixed_threads, train
@@ -62,8 +61,8 @@ def make(shape: Shape, tokens: Tokens, seed: int) -> Any:
 
     Raises ExtraError where transformers is missing.
     """
-    library = _transformers()
-    config = library.LlamaConfig(
+    transformers = library("Training a model")
+    config = transformers.LlamaConfig(
         vocab_size=tokens.size,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
@@ -79,32 +78,18 @@ def make(shape: Shape, tokens: Tokens, seed: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return library.LlamaForCausalLM(config)
+        return transformers.LlamaForCausalLM(config)
 
 
 def load(folder: Path) -> Any:
     """The decoder in a folder, in float32. Raises ExtraError where transformers is missing."""
-    library = _transformers()
-    with quiet(library.utils.logging):
-        return library.LlamaForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32
-        )
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExtraError(
-            "Training a model needs transformers; install it with: pip install 'cermet[load]'"
-        ) from error
-    return transformers
+    return load_module(folder, "causal").module
 
 
 def save(model: Any, tokens: Tokens, folder: Path) -> None:
     """Write an ordinary Hugging Face folder: weights, config and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet(_transformers().utils.logging):
+    with quiet():
         model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
     tokens.save(folder, model.config.max_position_embeddings)

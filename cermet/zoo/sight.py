@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from cermet.inference.encoder import quiet
+from cermet.inference.loading import quiet
 from cermet.zoo import vision
 from cermet.zoo.cards import GENERATED, UCI_DIGITS, Card, model_card
 from cermet.zoo.catalogue import Entry, Wanted
@@ -152,9 +152,7 @@ def _card(tasks: Sequence[str]) -> Card:
 
 def _save(encoder: Any, folder: Path) -> None:
     """Write an ordinary Hugging Face folder."""
-    import transformers
-
-    with quiet(transformers.utils.logging):
+    with quiet():
         encoder.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors closes it to everyone else
     text = json.dumps(_PROCESSOR, indent=2, sort_keys=True) + "\n"

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from cermet.core.errors import ExtraError
-from cermet.inference.encoder import quiet
+from cermet.inference.loading import library, quiet
 from cermet.inference.threads import with_threads
 from cermet.zoo.drawing import SIZE
 from cermet.zoo.images import Images
@@ -72,7 +71,7 @@ class Head:
 
 def new_encoder(form: Form, seed: int) -> Encoder:
     """An untrained encoder. Raises ExtraError where transformers is missing."""
-    transformers = _transformers()
+    transformers = library("Training a model")
     config = transformers.ViTConfig(
         hidden_size=form.width, num_hidden_layers=form.layers, num_attention_heads=form.heads,
         intermediate_size=form.inner, image_size=SIZE, patch_size=form.patch, num_channels=1,
@@ -85,21 +84,11 @@ def new_encoder(form: Form, seed: int) -> Encoder:
 
 def load_encoder(folder: Path) -> Encoder:
     """The encoder of a folder. Raises ExtraError where transformers is missing."""
-    library = _transformers()
-    with quiet(library.utils.logging):
-        return library.ViTModel.from_pretrained(
+    transformers = library("Training a model")
+    with quiet():
+        return transformers.ViTModel.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False
         )
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExtraError(
-            "Training an encoder needs transformers; install it with: pip install 'cermet[zoo]'"
-        ) from error
-    return transformers
 
 
 def _pooled(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:

@@ -47,8 +47,11 @@ def test_the_table_and_the_records(root: Path, cermet: Cermet) -> None:
         assert record["against"] == "base"
         assert record["examples"] == 24
     assert records[0]["normalised"] == records[0]["expert"] / records[0]["value"]
-    assert records[2]["agreement"] is not None
-    assert records[0]["agreement"] is None
+    for name in ("agreement", "negative_flips"):  # a text is neither right nor wrong
+        assert [r[name] is None for r in records] == [True, False, False]
+    assert all(r["other"] != r["value"] for r in records[:1])
+    (bits,) = [line.split() for line in done.out.splitlines() if line.startswith("bits ")]
+    assert bits[8:11] == [f"{records[0]['other']:.3f}", "-", "-"]
 
 
 def test_a_task_that_is_known_is_not_run_again(root: Path, cermet: Cermet) -> None:
@@ -88,6 +91,16 @@ def test_experts_that_the_folder_knows_are_used(root: Path, cermet: Cermet) -> N
     beside = json.loads(cermet("evaluate", root / "merged", *common).out)
     assert beside["tasks"][0]["expert"] == expert["tasks"][0]["value"]
     assert beside["normalised"] == beside["tasks"][0]["normalised"] != 1.0
+
+
+def test_nothing_is_run_twice_in_one_evaluation(root: Path, cermet: Cermet) -> None:
+    with mock.patch.object(
+        Evaluator, "outcomes", autospec=True, side_effect=Evaluator.outcomes
+    ) as ran:
+        command = ("evaluate", "first", "--pool", root, "--task", "pick", "--json")
+        found = json.loads(cermet(*command, "--experts", "--against", "first").out)
+    assert ran.call_count == 1
+    assert (found["normalised"], found["forgetting"]) == (1.0, 0.0)
 
 
 def test_a_base_with_an_adapter_is_made_one(root: Path, cermet: Cermet) -> None:

@@ -47,6 +47,7 @@ def test_the_archive_of_the_cpu(
     given["needs"] = {name: files[name] for name in extras} if known else {}
     cermet.compress(*pool, tmp_path / "here", **given)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "simulated")
     with Simulated():
         cermet.compress(*pool, tmp_path / "there", device="cuda", **given)

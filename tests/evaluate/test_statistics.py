@@ -103,11 +103,14 @@ def test_flips_agreement_and_forgetting_by_hand() -> None:
     assert forgetting([_outcomes([0, 0])], [_outcomes([1, 0])]) == 0.0
 
 
-def test_a_text_is_worse_with_more_bits_than_noise() -> None:
+def test_a_text_is_neither_right_nor_wrong() -> None:
     before, after = _bits([10, 10, 10, 10], [5] * 4), _bits([9, 10.005, 10.02, 30], [5] * 4)
-    assert negative_flips(before, after) == 0.5
-    assert forgetting([before], [after]) == 0.5
+    assert negative_flips(before, after) is None
     assert agreement(before, after) is None
+    assert forgetting([before], [after]) is None
+    # Beside tasks of another metric, likelihoods do not count.
+    right, wrong = _outcomes([1, 1, 0]), _outcomes([0, 1, 0])
+    assert forgetting([before, right], [after, wrong]) == 0.5
 
 
 def test_what_cannot_be_compared() -> None:
@@ -115,5 +118,7 @@ def test_what_cannot_be_compared() -> None:
         negative_flips(_outcomes([1] * 5), _outcomes([1]))
     with pytest.raises(InputError, match="cannot be compared"):
         agreement(_outcomes([1]), _bits([1], [1]))
+    with pytest.raises(InputError, match="cannot be compared"):
+        forgetting([_bits([1], [1])], [_bits([1, 2], [1, 1])])
     with pytest.raises(InputError, match="1 tasks of the base stand beside 0"):
         forgetting([_outcomes([1])], [])

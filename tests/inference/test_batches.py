@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cermet.inference import generation, likelihood, vectors
 from cermet.inference.generation import greedy
@@ -98,6 +101,35 @@ def test_likelihoods_do_not_depend_on_the_batch(llama: Network, room: str) -> No
     with mock.patch.object(likelihood, room, 1):
         alone = surprise(llama, asked, 20, lambda new: None)
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+
+class _Waits(TorchDispatchMode):
+    """Counts how often a number is taken out of a tensor, for which a GPU is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_waits_for_nothing(llama: Network, tmp_path: Path) -> None:
+    encoder = Network(save_bert(tmp_path), "encoder")
+    rows = [byte_ids("some text")] * 12
+    asked = [w for i, r in enumerate(rows) for w in windows(i, r, BEGIN, 32)]
+    runs: dict[Any, Callable[[], object]] = {
+        likelihood: lambda: surprise(llama, asked, 12, lambda new: None),
+        vectors: lambda: vectors.text_vectors(encoder, rows, lambda new: None),
+    }
+    for module, run in runs.items():
+        found = []
+        for most in (12, 1):
+            with mock.patch.object(module, "_ROWS", most), _Waits() as waits:
+                run()
+            found.append(waits.count)
+        assert found[0] == found[1], module
 
 
 def test_vectors_do_not_depend_on_the_batch(tmp_path: Path) -> None:

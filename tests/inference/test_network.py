@@ -96,7 +96,7 @@ def test_a_pooler_is_not_needed(root: Path, tmp_path: Path) -> None:
     none: dict[str, Tensor | None] = {"pooler.dense.weight": None, "pooler.dense.bias": None}
     bare = _edit(root / "bert-b", tmp_path / "bare", **none)
     kept = Network(root / "bert-a", "encoder")
-    with mock.patch.object(network, "_loaded") as loaded:
+    with mock.patch.object(network, "load_module") as loaded:
         kept.load(bare)
     assert not loaded.called
     assert _logits(kept).equal(_logits(Network(root / "bert-b", "encoder")))

@@ -66,6 +66,7 @@ def test_a_recipe_whose_files_are_sent_there(
     }
     cermet.merge(recipe, tmp_path / "here", threads=1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU that is not there")
     with Simulated():
         cermet.merge(recipe, tmp_path / "there", threads=1, device="cuda")

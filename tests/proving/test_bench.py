@@ -63,7 +63,7 @@ def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[_Bench, 
 def test_references(done: tuple[_Bench, Table]) -> None:
     table = done[1]
     assert table.row(APART).normalised == 1
-    assert table.row(APART).flips == 0
+    assert table.row("base").flips is None  # a text is neither right nor wrong
     assert table.row("expert: cats").shares["cats"] == pytest.approx(1)
     assert table.row("base").out_of_domain == pytest.approx(1, abs=0.1)
     assert table.row("base").bytes * 3 == table.row(APART).bytes
@@ -130,6 +130,25 @@ def test_a_second_run_measures_nothing_and_tells_the_same(done: tuple[_Bench, Ta
     assert run.made[-1].asked == []
     assert len(run.records) == before
     assert shown(run.out) == [table]
+
+
+def test_a_model_of_the_pool_is_asked_once(pool: Path, tmp_path: Path) -> None:
+    run = _Bench(pool, tmp_path / "out")
+    settings: dict[str, Any] = {"methods": ("dare_linear",), "points": 1, "experts": (2,),
+                                "seeds": 2}  # fmt: skip
+    tables = run(**settings)
+    models, tasks = ("base", *KINDS), (*KINDS, "mixed")
+    own = sorted(call for call in run.made[0].asked if call[0] in models)
+    chosen = [(name, name, "validation") for name in KINDS]
+    assert own == sorted([*chosen, *((m, t, "test") for m in models for t in tasks)])
+    # A run that was stopped among the references knows the experts on their own tasks.
+    lines = run.records
+    (run.out / "records.jsonl").write_text(
+        "".join(json.dumps(x) + "\n" for x in lines if not x["name"].startswith("expert: "))
+    )
+    assert run(**settings) == tables
+    asked = run.made[-1].asked
+    assert sorted(asked) == sorted((m, t, "test") for m in KINDS for t in tasks if m != t)
 
 
 def test_another_run_of_one_seed_gives_one_table(

@@ -1,0 +1,47 @@
+"""The table of some records: what a column says, and where it says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cermet.proving.formats import cells, columns, write_tables
+from cermet.proving.table import tables
+
+
+def _line(name: str, metrics: dict[str, str], flips: dict[str, float | None]) -> dict[str, Any]:
+    tasks = {
+        task: {"value": 0.5, "metric": metric, "examples": 9, "normalised": 0.5,
+               "low": 0.4, "high": 0.6, "flips": flips[task]}
+        for task, metric in metrics.items()
+    }  # fmt: skip
+    return {
+        "pool": "p", "experts": 3, "seed": 0, "kind": "merge", "name": name, "split": "test",
+        "point": {}, "tasks": tasks, "knob": None, "grid": [], "mean": 0.5, "normalised": 0.5,
+        "low": 0.4, "high": 0.6, "worst": 0.5, "out_of_domain": None, "flips": 0.9,
+        "seconds": 1.0, "peak_bytes": 0, "bytes": 1000,
+    }  # fmt: skip
+
+
+def test_flips_are_of_tasks_where_an_answer_is_right_or_wrong(tmp_path: Path) -> None:
+    both = {"pick": "accuracy", "write": "exact_match", "bits": "bits_per_character"}
+    (mixed,) = tables([_line("m", both, {"pick": 0.1, "write": 0.3, "bits": None})])
+    assert mixed.rows[0].flips == 0.2
+    assert cells(mixed)[0][columns(mixed).index("flips")] == "20.0%"
+    # Records of before counted texts that take more bits, which says nothing of a model.
+    (old,) = tables([_line("m", both, {"pick": 0.1, "write": 0.3, "bits": 0.9})])
+    assert old == mixed
+
+
+def test_where_no_answer_is_right_there_is_no_column_of_flips(tmp_path: Path) -> None:
+    bits = {"a": "bits_per_character", "b": "bits_per_character"}
+    found = tables(
+        [_line("m", bits, {"a": None, "b": None}), _line("n", bits, {"a": 0.7, "b": 0.4})]
+    )
+    assert [row.flips for row in found[0].rows] == [None, None]
+    assert "flips" not in columns(found[0])
+    write_tables(found, tmp_path)
+    head, *rows = [x.split(",") for x in (tmp_path / "table.csv").read_text().splitlines()]
+    assert {row[head.index("flips")] for row in rows} == {""}
+    assert "flips" not in (tmp_path / "table.md").read_text()
+    assert '"flips": null' in (tmp_path / "table.json").read_text()
