@@ -89,7 +89,8 @@ class Job:
         self.state: dict[str, Any] = {}
         self._checked = False
         # the factors of the steps of a pipeline are multiplied
-        self._large = bool(method.steps) or any(map(strong, parameters.values()))
+        piped = bool(method.steps or method.composed)
+        self._large = piped or any(map(strong, parameters.values()))
         self._sums: list[tuple[Tensor, int, int]] = []
         self.plain = plain_sum(method, **self.parameters)
         self.cut: Geometry = geometry(shape, grain_of(method, **self.parameters), block)
