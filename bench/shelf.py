@@ -78,5 +78,6 @@ def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[
 def planned_passes(content: Mapping[str, Any]) -> int:
     """How often a recipe reads its models at most, as `cermet plan` says."""
     from cermet import plan
+    from cermet.recipes.plan import Task
 
-    return max(task.passes for task in plan(content).tasks)
+    return max(task.passes for task in plan(content).tasks if isinstance(task, Task))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.recipes import METHODS
 from bench.records import Record, latest, load
 from bench.shelf import HEAVIER, LIMIT
 
-__all__ = ["markdown", "tables"]
+__all__ = ["heavier", "markdown", "tables"]
 
 _SHORT = 0.01  # seconds: a difference below this cannot be told from nothing
 
@@ -93,7 +93,7 @@ def _shelf(records: Sequence[Record]) -> str:
     for shape in dict.fromkeys(r["shape"] for r in records):
         rows = [r for r in records if r["shape"] == shape]
         heavy = {r["method"]: HEAVIER.get(r["method"], "") for r in rows if _each(r) > LIMIT}
-        notes = "".join(f"- {name}: {reason}.\n" for name, reason in heavy.items())
+        notes = _listed(heavy)
         parts.append(
             f"Methods in their authors' form on a pool of {rows[0]['parameters'] / 1e9:.2g} B "
             f"parameters, bfloat16, {rows[0]['experts']} experts; {_where(rows)}. Wall seconds of "
@@ -106,11 +106,20 @@ def _shelf(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
+def heavier() -> str:
+    """What methods of the shelf compute beside reading and adding, as a list."""
+    return _listed(HEAVIER)
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "".join(f"- {name}: {reason}.\n" for name, reason in reasons.items())
+
+
 def _each(record: Record) -> float:
     """A merge without start-up and waiting, over the floor, for each pass of reading."""
     if record["cermet"]["problem"] or record["floor"]["median"] <= _SHORT:
         return 0.0
-    return _alone(record) / record["floor"]["median"] / int(record["passes"])
+    return _alone(record) / float(record["floor"]["median"]) / int(record["passes"])
 
 
 def _alone(record: Record) -> float:

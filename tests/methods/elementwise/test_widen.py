@@ -85,3 +85,9 @@ def test_what_is_above_no_mean_and_calibrated_to_nothing_stays() -> None:
     moved = (found != base["w"]).any(dim=0)
     assert 0 < int(moved.sum()) <= 4
     assert torch.equal(found[:, ~moved], base["w"][:, ~moved])
+
+
+def test_vectors_do_not_see_the_sign_of_all_deltas(merge: Merge) -> None:
+    """Those of matrices do: a length that grows by a delta shrinks by its opposite, not as far."""
+    one = merge("widen", [0.0] * 3, [[1, 3, -2], [2, -1, 0.5]])
+    assert merge("widen", [0.0] * 3, [[-1, -3, 2], [-2, 1, -0.5]]) == [-x for x in one]
