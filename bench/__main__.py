@@ -92,8 +92,8 @@ def _scaling(given: argparse.Namespace, folder: Path) -> int:
         threads = tuple(int(part) for part in given.threads.split(","))
     scaling = Scaling(
         methods=_methods(given, _CHEAP_AND_DEAR),
-        shapes=given.shapes.split(","),
-        experts=tuple(int(part) for part in given.experts.split(",")),
+        shapes=[shape for shape in given.shapes.split(",") if shape],
+        experts=tuple(int(part) for part in given.experts.split(",") if part),
         experts_shape=given.experts_shape,
         threads=threads,
         threads_shape=given.shape,

@@ -12,8 +12,17 @@ __all__ = ["seconds_of", "table"]
 
 
 def _records(folder: Path) -> list[Record]:
-    found = latest(load(folder, "spectral"), "method", "shape", "spectrum", "experts")
-    return sorted(found, key=lambda r: (r["method"], _numel(r), r["spectrum"] != "flat"))
+    """The last of each, by machine, method and size."""
+    keys = ("method", "shape", "spectrum", "experts", "device")
+    found = latest(load(folder, "spectral"), *keys)
+    order = {"flat": 2}
+    return sorted(
+        found,
+        key=lambda r: (
+            r["device"] != "cpu", r["device"], r["method"], _numel(r),
+            order.get(r["spectrum"], 3 if r["spectrum"].startswith("lora") else 1),
+        ),
+    )  # fmt: skip
 
 
 def _numel(record: Record) -> int:
@@ -22,22 +31,34 @@ def _numel(record: Record) -> int:
 
 
 def table(folder: Path) -> str:
-    """Every method beside its authors' form; empty where nothing has been measured."""
-    records = _records(folder)
-    if not records:
-        return ""
+    """Every method beside its authors' form, a table for each machine; empty without records."""
     head = ["method", "matrix", "spectrum", "experts", "authors' form s", "Cermet s"]
-    head += ["times faster", "error, theirs", "error, ours"]
-    return f"{_where(records)}\n\n" + markdown(head, [_row(record) for record in records])
+    head += ["times faster", "error, theirs", "error, ours", "our time"]
+    return "\n".join(
+        f"{_where(found)}\n\n" + markdown(head, [_row(record) for record in found])
+        for found in _by_machine(_records(folder))
+    )
 
 
 def seconds_of(method: str, folder: Path) -> str:
-    """What one matrix takes a method, as a table; empty where it has not been measured."""
+    """What one matrix takes a method, a table for each machine; empty where not measured."""
+    head = ["matrix", "spectrum", "experts", "seconds"]
     records = [record for record in _records(folder) if record["method"] == method]
-    if not records:
-        return ""
-    rows = [[r["shape"], _spectrum(r), str(r["experts"]), f"{r['ours']:.3f}"] for r in records]
-    return f"{_where(records)}\n\n" + markdown(["matrix", "spectrum", "experts", "seconds"], rows)
+    return "\n".join(
+        f"{_where(found)}\n\n"
+        + markdown(
+            head,
+            [[r["shape"], _spectrum(r), str(r["experts"]), f"{r['ours']:.3f}"] for r in found],
+        )
+        for found in _by_machine(records)
+    )
+
+
+def _by_machine(records: Sequence[Record]) -> list[list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["device"], []).append(record)
+    return list(found.values())
 
 
 def _row(record: Record) -> list[str]:
@@ -51,11 +72,14 @@ def _row(record: Record) -> list[str]:
         f"{ours:.3f}",
         "" if theirs is None else f"{theirs / ours:.1f}",
         *(["", ""] if errors is None else [f"{error:.1e}" for error in errors]),
+        ", ".join(f"{name} {share:.0%}" for name, share in record["profile"].items()),
     ]
 
 
 def _spectrum(record: Record) -> str:
-    word = record["spectrum"]
+    word = str(record["spectrum"])
+    if word.startswith("lora-"):
+        return f"adapters of rank {word.removeprefix('lora-')}"
     return word if word == "flat" else f"rank^-{word}"
 
 
@@ -63,7 +87,10 @@ def _where(records: Sequence[Record]) -> str:
     last = records[-1]
     dates = sorted({record["date"] for record in records})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    gpu = last["device"] != "cpu"
+    where = last["device"] if gpu else f"one thread of {last['machine']['processor']}"
+    option = " --device cuda" if gpu else ""
     return (
-        f"Medians on one thread of {last['machine']['processor']}, {when}, torch "
-        f"{last['versions']['torch']}; `python -m bench spectral --records` measures them."
+        f"Medians on {where}, {when}, torch {last['versions']['torch']}; "
+        f"`python -m bench spectral{option} --records` measures them."
     )

@@ -27,6 +27,7 @@ def bench(
     seeds: Annotated[
         int, typer.Option(help="Of the pool, if it is built here; else of random methods.")
     ] = 1,
+    first_seed: Annotated[int, typer.Option(help="The first of them, to share work out.")] = 0,
     points: Annotated[int, typer.Option(help="Coefficients that each method may try.")] = 5,
     experts: Annotated[
         str, typer.Option(help="Also measure pools of the first so many experts: 2,4,6,8.")
@@ -64,8 +65,8 @@ def bench(
         found = shown(folder)
     else:
         settings = Settings(
-            None if methods == "all" else tuple(_words(methods)), points, seeds, _counts(experts),
-            limit, device, threads, tuple(extras or ()), data,
+            None if methods == "all" else tuple(_words(methods)), points, seeds, first_seed,
+            _counts(experts), limit, device, threads, tuple(extras or ()), data,
         )  # fmt: skip
         try:
             with parts() as begin:

@@ -87,7 +87,7 @@ class ReducedTarget:
     `done` gets the factors of the truncated delta, which say what is lost.
     """
 
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(self, shape: tuple[int, int], rank: int, done: Callable[[Factors], None]) -> None:
         self._shape, self._rank, self._done = shape, rank, done

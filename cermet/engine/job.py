@@ -340,7 +340,7 @@ class Job:
         packer = None if self.parts is None else self.parts.piece(start, stop, self.cut.unit)
         for begin, end in self.cut.blocks(start, stop):
             merged, parts = self._merged(streams, begin, end)
-            out = merged.reshape(-1).to("cpu", self.target.dtype)
+            out = merged.reshape(-1).to(self.target.device, self.target.dtype)
             self._sign_off(out, begin, end, done)
             self.target.put(begin, out)
             if packer is not None:

@@ -18,8 +18,11 @@ class Target(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
+    @property
+    def device(self) -> torch.device: ...
+
     def put(self, start: int, block: Tensor) -> None:
-        """Write a finished 1-D block, of the output's dtype and on the CPU, from `start` on."""
+        """Write a finished 1-D block, of the output's dtype and device, from `start` on."""
 
     def view(self, start: int, stop: int) -> Tensor:
         """Elements [start, stop) in place, for methods that do not write along the tensor."""
@@ -29,7 +32,7 @@ class MemoryTarget:
     """A contiguous tensor in memory."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.dtype = tensor.dtype
+        self.dtype, self.device = tensor.dtype, tensor.device
         self._flat = tensor.view(-1)
 
     def put(self, start: int, block: Tensor) -> None:
@@ -45,7 +48,7 @@ class ShardTarget:
     """One tensor of a shard writer."""
 
     def __init__(self, writer: ShardWriter, name: str) -> None:
-        self.dtype = writer.dtype(name)
+        self.dtype, self.device = writer.dtype(name), torch.device("cpu")
         self._writer, self._name = writer, name
 
     def put(self, start: int, block: Tensor) -> None:

@@ -61,8 +61,9 @@ def merge_tensors(
     parameters: of the method; one that has a value for each model is a number or a sequence
         in the order of the experts.
 
-    Returns the merged tensors, in the dtype of the base (or of the first expert). Raises
-    MethodError, MismatchError, NonFiniteError.
+    Returns the merged tensors, in the dtype of the base (or of the first expert), on the device
+    that all models are on, which does the work; an expert of an assembly is restored on the CPU.
+    Raises MethodError, MismatchError, NonFiniteError.
     """
     found, values = _found(method, parameters, len(experts))
     name = found.name
@@ -79,6 +80,9 @@ def merge_tensors(
         raise MethodError(f"'{name}' does not take {len(experts)} experts.")
     models = [*experts, *([base] if base is not None else [])]
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
+    device = _device(models, names)
+    if task is not None:
+        models = [{name: t.cpu() for name, t in model.items()} for model in models]
     checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
     template = len(experts) if base is not None else 0
     held, statistics = _statistics(found, needs or {}, len(experts), len(checkpoints))
@@ -86,14 +90,17 @@ def merge_tensors(
     labels = [str(i) for i in range(len(experts))]
     out: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
-    options = Options(threads=threads, block=block)
+    work = torch.device("cpu") if task is not None else device
+    options = Options(threads=threads, block=block, device=str(work))
     jobs: list[Staged] = []
     tasks = [
         replace(bare, needs=_needed(bare, statistics, held, len(checkpoints)))
         for bare in _memory_tasks(found, checkpoints, template, values, base is not None)
     ]
     for each in tasks:
-        out[each.name] = torch.empty(each.shape, dtype=models[template][each.name].dtype)
+        out[each.name] = torch.empty(
+            each.shape, dtype=models[template][each.name].dtype, device=work
+        )
         for slot in slots_of(each, labels):
             kept[slot.name] = torch.empty(slot.shape, dtype=TORCH[slot.dtype])
         draws = None if noise is None else _draws(noise, each, len(experts))
@@ -106,8 +113,24 @@ def merge_tensors(
         )  # fmt: skip
     _run(jobs, options)
     if weights:
-        return _restored(tasks, checkpoints, MemoryCheckpoint("parts", kept), out, weights, options)
+        parts = MemoryCheckpoint("parts", kept)
+        restored = _restored(tasks, checkpoints, parts, out, weights, options)
+        return {name: tensor.to(device) for name, tensor in restored.items()}
     return out
+
+
+def _device(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
+    """The device of all tensors; MismatchError where they are on several."""
+    first: torch.device | None = None
+    for label, model in zip(names, models, strict=False):
+        for name, tensor in model.items():
+            first = first or tensor.device
+            if tensor.device != first:
+                raise MismatchError(
+                    f"Tensor '{name}' of {label} is on {tensor.device}, others are on {first}; "
+                    "move all models to one device."
+                )
+    return first or torch.device("cpu")
 
 
 def _run(jobs: Sequence[Staged], options: Options) -> None:

@@ -32,14 +32,16 @@ class Settings:
     """What a bench measures.
 
     methods: names of methods and codecs, None for all. points: of the grid of every method.
-    seeds: how many, from 0: of the pool, where it is built here, else of the methods that draw
-    random numbers. experts: numbers of experts, to measure pools of the first so many too, by the
-    methods named, or by those of `candidates.ACROSS`. limit: examples of a task at most.
+    seeds: how many, from `first_seed` on: of the pool, where it is built here, else of the methods
+    that draw random numbers. experts: numbers of experts, to measure pools of the first so many
+    too, by the methods named, or by those of `candidates.ACROSS`. limit: examples of a task at
+    most.
     """
 
     methods: tuple[str, ...] | None = None
     points: int = 5
     seeds: int = 1
+    first_seed: int = 0
     experts: tuple[int, ...] = ()
     limit: int | None = None
     device: str = "cpu"
@@ -53,6 +55,8 @@ class Settings:
         for name, value in (*least, ("limit", 1 if self.limit is None else self.limit)):
             if value < 1:
                 raise InputError(f"--{name} is {value}; it has to be 1 or more.")
+        if self.first_seed < 0:
+            raise InputError(f"--first-seed is {self.first_seed}; it has to be 0 or more.")
         for count in self.experts:
             if count < 2:
                 raise InputError(f"--experts names {count}; a pool has 2 experts or more.")
@@ -90,7 +94,7 @@ def bench(
         candidates(_given(pool), wanted.methods, wanted.points)  # refused before anything starts
     with _work(out) as work:
         first: Trial | None = None
-        for seed in range(wanted.seeds):
+        for seed in range(wanted.first_seed, wanted.first_seed + wanted.seeds):
             found = _built(pool, seed, wanted, built) if own else _given(pool)
             if own or first is None:
                 subject = prepared(found, seed, work)

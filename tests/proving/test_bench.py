@@ -190,6 +190,22 @@ def test_seeds_of_a_pool_of_ones_own_are_those_of_random_methods(
     assert len(drawn.chosen) == 3
 
 
+def test_seeds_that_are_shared_out_make_one_table(pool: Path, tmp_path: Path) -> None:
+    methods = ("dare_linear",)
+    (whole,) = _Bench(pool, tmp_path / "whole")(methods=methods, seeds=3)
+    texts = []
+    for first, count in ((0, 1), (1, 2)):
+        run = _Bench(pool, tmp_path / f"from {first}")
+        run(methods=methods, seeds=count, first_seed=first)
+        texts.append((run.out / "records.jsonl").read_text("utf-8"))
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "records.jsonl").write_text("".join(texts), "utf-8")
+    (joined,) = shown(both)
+    one, other = joined.row("dare_linear"), whole.row("dare_linear")
+    assert (one.seeds, one.shares, one.low) == ((0, 1, 2), other.shares, other.low)
+
+
 def test_pools_of_fewer_experts(pool: Path, tmp_path: Path) -> None:
     run = _Bench(pool, tmp_path / "out")
     whole, part = run(methods=("linear",), experts=(2, 8))
@@ -247,6 +263,7 @@ def test_a_factor_that_overflows_is_not_chosen(pool: Path, tmp_path: Path) -> No
     ("settings", "said"),
     [
         ({"seeds": 0}, "--seeds is 0; it has to be 1 or more"),
+        ({"first_seed": -1}, "--first-seed is -1; it has to be 0 or more"),
         ({"points": 0}, "--points is 0"),
         ({"limit": 0}, "--limit is 0"),
         ({"experts": (1,)}, "--experts names 1; a pool has 2 experts or more"),
