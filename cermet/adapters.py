@@ -26,8 +26,8 @@ from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import DEFAULT_BUDGET, MemoryGauge
+from cermet.engine.options import Options, check_device
 from cermet.engine.record import write_json
-from cermet.engine.run import Options, check_device
 from cermet.recipes.adapters import AdapterPlan, check_adapters, resolve_adapters
 from cermet.recipes.document import Document, from_data
 from cermet.recipes.schema import ModelRef, Recipe, parse_recipe

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cermet import api
 from cermet.checkpoints.adapter import FACTORS, adapter_config
 from cermet.checkpoints.carry import carry_files
 from cermet.checkpoints.origin import origin_of
@@ -26,10 +25,11 @@ from cermet.engine.figures import Row, rows
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.gather import TIED
 from cermet.engine.memory import DEFAULT_BUDGET
+from cermet.engine.options import DEFAULT_SHARD, Options
 from cermet.engine.pairs import pairs
 from cermet.engine.record import versions, write_json
-from cermet.engine.run import DEFAULT_SHARD, Options
 from cermet.engine.shards import shards_of
+from cermet.recipes.opening import folder_of, open_model
 from cermet.recipes.schema import parse_model
 from cermet.recipes.settings import convert
 
@@ -99,7 +99,7 @@ def compress(
     values = _values(found, parameters)
     if rest not in (None, "expert", "base"):
         raise InputError(f"'{rest}' is not what becomes of the rest: expert or base.")
-    models = [api.opened(parse_model(str(m))) for m in (base, expert)]
+    models = [open_model(parse_model(str(m))) for m in (base, expert)]
     extras = _extras(found, needs or {})
     work = Work(
         found, values, models[1], models[0], pairs(models[1], models[0]),
@@ -177,7 +177,7 @@ def _write_beside(
     work: Work, base: str, expert: str, encoded: Encoded, folder: OutputFolder
 ) -> list[str]:
     """Config, tokenizer and other files, model card, manifest; the names of all."""
-    source = api.folder_of(parse_model(expert))
+    source = folder_of(parse_model(expert))
     if work.expert.config:
         write_json(folder.work / "config.json", work.expert.config)
     carry_files(source, source, folder.work)
@@ -289,5 +289,5 @@ A delta archive of Cermet, made with the codec `{work.codec.name}` ({work.codec.
 cermet restore ARCHIVE OUT --base {base}
 ```
 """
-    origins = [origin_of(n, "model", api.folder_of(parse_model(n))) for n in (base, expert)]
+    origins = [origin_of(n, "model", folder_of(parse_model(n))) for n in (base, expert)]
     return page(origins, body, tags=("delta", work.codec.name))

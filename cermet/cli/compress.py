@@ -54,15 +54,15 @@ def compress(
     if len(models) != 2:
         raise InputError(f"Name a base and an expert, not {' '.join(models) or 'nothing'}.")
 
-    from cermet.api import opened
     from cermet.cli.progress import Bar
     from cermet.compression import compress as run
     from cermet.core.codec import find_codec
     from cermet.engine.memory import parse_size
+    from cermet.recipes.opening import open_model
     from cermet.recipes.schema import parse_model
 
     find_codec(codec)
-    expert = opened(parse_model(models[1]))
+    expert = open_model(parse_model(models[1]))
     bar = Bar("compressing")
     bar.start(sum(info.nbytes for info in expert.tensors.values()), len(expert.tensors))
     with bar:

@@ -20,10 +20,11 @@ from cermet.core.noise import RESOLUTION, Stream
 from cermet.core.registry import call
 from cermet.engine.blocks import Input
 from cermet.engine.deltas import Deltas, ReducedTarget
-from cermet.engine.executors import Stage, Staged
+from cermet.engine.executors import Stage, Staged, one_thread
 from cermet.engine.finite import refuse_non_finite
 from cermet.engine.group import grouped
-from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.options import Options, executor_for
+from cermet.engine.run import job_of
 from cermet.engine.span import Cores, spans_of
 from cermet.engine.target import MemoryTarget
 from cermet.maths.factors import Factors
@@ -118,9 +119,7 @@ def merge_adapters_into(
     _check_finite(plan)
     run = _Run(plan, sink, options, progress)
     tasks = [t for t in plan.tasks if only is None or t.module in only]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the modules are parallel, not the sums inside them
-    try:
+    with one_thread():
         if plan.method.on == "deltas":
             run.deltas(tasks)
         else:
@@ -128,8 +127,6 @@ def merge_adapters_into(
         if only is None:
             for whole in plan.whole:
                 run.take(_whole_name(plan, whole), _whole(plan, whole), whole.dtype)
-    finally:
-        torch.set_num_threads(threads)
     return run.made
 
 

@@ -23,13 +23,14 @@ from cermet.core.registry import Method, call
 from cermet.engine.archive import Entry, How
 from cermet.engine.blocks import Input
 from cermet.engine.encode import EncodeJob, Spool
+from cermet.engine.executors import one_thread
 from cermet.engine.folder import OutputFolder
 from cermet.engine.gather import Part, gather, stored
 from cermet.engine.group import Group
 from cermet.engine.job import Job
 from cermet.engine.memory import MemoryGauge, keep_freed_memory
+from cermet.engine.options import Options, executor_for
 from cermet.engine.pairs import Pair
-from cermet.engine.run import Options, executor_for
 from cermet.engine.target import MemoryTarget
 
 __all__ = ["Encoded", "Work", "coded", "encode", "how_of", "workers_for"]
@@ -137,18 +138,16 @@ def encode(
             progress(name, nbytes)
 
     spool = Spool(folder.work / _SPOOL)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
-        executor = executor_for(workers)
-        states = _states(work, executor_for(workers))
-        jobs = [_job(work, pair, states, spool, partial(told, pair.place.name))
-                for pair in work.pairs]  # fmt: skip
-        executor.run(jobs)
-        adapter = {p.place.name: p.tied for p in work.pairs} if work.codec.adapter else None
-        files, parts, synced = gather(jobs, spool, folder, options, adapter)
+        with one_thread():
+            executor = executor_for(workers)
+            states = _states(work, executor_for(workers))
+            jobs = [_job(work, pair, states, spool, partial(told, pair.place.name))
+                    for pair in work.pairs]  # fmt: skip
+            executor.run(jobs)
+            adapter = {p.place.name: p.tied for p in work.pairs} if work.codec.adapter else None
+            files, parts, synced = gather(jobs, spool, folder, options, adapter)
     finally:
-        torch.set_num_threads(threads)
         spool.close()
     return Encoded(
         files,

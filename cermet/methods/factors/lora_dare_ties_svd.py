@@ -1,20 +1,11 @@
 from collections.abc import Sequence
-from typing import Literal
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import Uniform, kept_at_random, on_deltas, peft_rank, voted
+from cermet.methods.adapters import Majority, Uniform, at_random, on_deltas, peft_on_deltas, voted
 
 
-@method(
-    on="factors",
-    source="PEFT, add_weighted_adapter",
-    rank=peft_rank,
-    limits={"rank": (1, None)},
-    forms_deltas=True,
-)
+@peft_on_deltas(limits={"rank": (1, None)})
 def lora_dare_ties_svd(
     factors: Sequence[Factors],
     *,
@@ -24,7 +15,7 @@ def lora_dare_ties_svd(
     weight: PerModel,
     density: float,
     rank: int | None = None,
-    majority_sign_method: Literal["total", "frequency"] = "total",
+    majority_sign_method: Majority = "total",
 ) -> Factors:
     """PEFT's dare_ties_svd: drop entries of the deltas, elect signs, average, truncate.
 
@@ -45,12 +36,5 @@ def lora_dare_ties_svd(
                 agree, its weights are not normalised. The result is √r too large where the first
                 adapter uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [
-            kept_at_random(t, density, noise(i, what, tuple(t.shape)))
-            for i, t in enumerate(tensors)
-        ]
-        return voted(kept, weights, majority_sign_method == "frequency")
-
-    return on_deltas(factors, weight, merged, rank=rank, count=count, rslora=rslora)
+    operator = at_random(density, noise, voted(majority_sign_method))
+    return on_deltas(factors, weight, operator, rank=rank, count=count, rslora=rslora)

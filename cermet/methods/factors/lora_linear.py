@@ -1,11 +1,11 @@
 from collections.abc import Sequence
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import added, apart, equal_ranks
+from cermet.methods.adapters import added, apart, peft_by_entry
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_linear(
     factors: Sequence[Factors], *, count: int, rslora: bool, weight: PerModel
 ) -> Factors:

@@ -1,13 +1,11 @@
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import added, apart, equal_ranks, largest_kept
+from cermet.methods.adapters import added, apart, largest, peft_by_entry
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_magnitude_prune(
     factors: Sequence[Factors],
     *,
@@ -34,9 +32,5 @@ def lora_magnitude_prune(
                 'ties' on a recipe of adapters works on the
                 deltas. It is √r too large where the first adapter uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [largest_kept(t, density) for t in tensors]
-        return added(kept, weights, what)
-
-    return apart(factors, weight, merged, count=count, rslora=rslora)
+    operator = largest(density, added)
+    return apart(factors, weight, operator, count=count, rslora=rslora)

@@ -2,18 +2,12 @@ from collections.abc import Sequence
 
 import torch
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors, padded, product, stacked, truncated_product
-from cermet.methods.adapters import added, apart, peft_rank, peft_scale
+from cermet.methods.adapters import added, apart, peft_on_deltas, peft_scale
 
 
-@method(
-    on="factors",
-    source="PEFT, add_weighted_adapter",
-    rank=peft_rank,
-    limits={"rank": (1, None), "svd_clamp": (0.0, 1.0)},
-    forms_deltas=True,
-)
+@peft_on_deltas(limits={"rank": (1, None), "svd_clamp": (0.0, 1.0)})
 def lora_svd(
     factors: Sequence[Factors],
     *,

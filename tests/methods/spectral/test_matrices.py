@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import cermet
 from cermet import merge_tensors
 from cermet.engine.forecast import forecast
-from cermet.engine.run import Options
+from cermet.engine.options import Options
 from tests.methods.forms import METHODS, same_bits
 from tests.methods.spectral.matrices import close, deltas, merged, turned
 
