@@ -16,10 +16,11 @@ from bench.pool import SHAPES
 from bench.pools import PICTURES, keep
 from bench.primitives import main as primitives
 from bench.readme import PAGES, rewrite
-from bench.recipes import METHODS
+from bench.recipes import METHODS, SHELF
 from bench.records import RECORDS
 from bench.scaling import Scaling, default_threads, measure_scaling
 from bench.shadow import measure_shadow
+from bench.shelf import measure_shelf
 from bench.spectral import main as spectral
 from bench.speed import Speed, measure_speed
 from bench.table import tables
@@ -38,10 +39,12 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="all",
-        choices=("all", "speed", "memory", "scaling", "table", "readme", "keep", "shadow"),
-        help="what to measure (all: speed, memory, scaling) or to print; default all; keep: take "
-        "over the records of `cermet bench`, from its --out given as --dir; shadow: Shadow-FT on "
-        "the pool in --dir",
+        choices=(
+            "all", "speed", "shelf", "memory", "scaling", "table", "readme", "keep", "shadow",
+        ),  # fmt: skip
+        help="what to measure (all: speed, shelf, memory, scaling) or to print; default all; keep: "
+        "take over the records of `cermet bench`, from its --out given as --dir; shadow: Shadow-FT "
+        "on the pool in --dir",
     )
     add = parser.add_argument
     add("--dir", type=Path, default=Path("~/.cache/cermet/bench"), help="pools and outputs")
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=3, help="of each measurement (default 3)")
     add("--peer-repeats", type=int, help="of mergekit; as --repeats by default, 0 for none")
     add("--shape", default="1.1B", choices=sorted(SHAPES), help="of speed and memory")
+    add("--shelf-shape", default="160M", choices=sorted(SHAPES), help="of the shelf")
     add("--wide-shape", default="20M", choices=sorted(SHAPES), help="of the 40-model merge")
     add("--shapes", default="160M,400M,1.1B", help="of scaling, by parameters")
     add("--experts", default="2,4,8,16", help="numbers of experts, for scaling")
@@ -61,19 +65,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _methods(given: argparse.Namespace, default: tuple[str, ...]) -> tuple[str, ...]:
+def _methods(
+    given: argparse.Namespace, default: tuple[str, ...], known: tuple[str, ...] = METHODS
+) -> tuple[str, ...]:
     chosen = tuple(given.methods.split(",")) if given.methods else default
-    wrong = [name for name in chosen if name not in METHODS]
+    wrong = [name for name in chosen if name not in known]
     if wrong:
-        raise SystemExit(f"No recipe for '{wrong[0]}'; there are {', '.join(METHODS)}.")
+        raise SystemExit(f"No recipe for '{wrong[0]}'; there are {', '.join(known)}.")
     return chosen
+
+
+def _threads(given: argparse.Namespace) -> int | None:
+    return int(given.threads) if given.threads and "," not in given.threads else None
 
 
 def _speed(given: argparse.Namespace, folder: Path) -> int:
     peers = given.repeats if given.peer_repeats is None else given.peer_repeats
-    threads = int(given.threads) if given.threads and "," not in given.threads else None
-    speed = Speed(_methods(given, METHODS), given.shape, given.repeats, peers, threads, given.date)
+    methods, threads = _methods(given, METHODS), _threads(given)
+    speed = Speed(methods, given.shape, given.repeats, peers, threads, given.date)
     return measure_speed(speed, folder, given.records)
+
+
+def _shelf(given: argparse.Namespace, folder: Path) -> int:
+    methods, threads = _methods(given, SHELF, SHELF), _threads(given)
+    speed = Speed(methods, given.shelf_shape, given.repeats, 0, threads, given.date)
+    return measure_shelf(speed, folder, given.records)
 
 
 def _memory(given: argparse.Namespace, folder: Path) -> int:
@@ -125,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     folder = given.dir.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    steps = {"speed": _speed, "memory": _memory, "scaling": _scaling}
+    steps = {"speed": _speed, "shelf": _shelf, "memory": _memory, "scaling": _scaling}
     chosen = steps.values() if given.what == "all" else (steps[given.what],)
     failures = sum(step(given, folder) for step in chosen)
     print("\n" + tables(given.records), end="")

@@ -1,4 +1,4 @@
-"""The parts of README.md and of two pages that are generated, each between two markers.
+"""The parts of README.md and of three pages that are generated, each between two markers.
 
 <!-- demo:begin -->        the last record of the demo
 <!-- pools:begin -->       the main table of a pool of the zoo
@@ -6,6 +6,7 @@
 <!-- bench:begin -->       the records of the benchmark
 <!-- NAME:begin -->        in docs/results.md, the whole table of a pool
 <!-- literature:begin -->  in docs/literature.md, claims of papers beside the records
+<!-- heavier:begin -->     in docs/benchmarks.md, what methods of the shelf compute
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bench.demo import demo
 from bench.literature import literature
 from bench.methods import methods
 from bench.pools import POOLS, main_table, results
-from bench.table import tables
+from bench.table import heavier, tables
 
 __all__ = ["PAGES", "PARTS", "expected", "rewrite"]
 
@@ -36,6 +37,7 @@ PARTS: Mapping[str, Renderer] = {
 PAGES: Mapping[str, Mapping[str, Renderer]] = {
     "docs/results.md": {name: partial(results, name=name) for name in POOLS},
     "docs/literature.md": {"literature": literature},
+    "docs/benchmarks.md": {"heavier": lambda _: heavier()},
 }
 """Other files with such parts."""
 

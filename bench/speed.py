@@ -14,7 +14,7 @@ from bench.pool import SHAPES, build_pool
 from bench.recipes import models_of, recipe
 from bench.records import append, context, summary
 
-__all__ = ["Speed", "measure_speed"]
+__all__ = ["Speed", "measure_speed", "measured"]
 
 _EXPERTS = 3
 
@@ -48,6 +48,21 @@ def measure_speed(speed: Speed, folder: Path, records: Path) -> int:
 def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[str, Any]:
     content = recipe(method, pool)
     read = models_of(method, pool)
+    return {
+        "kind": "speed",
+        "method": method,
+        "shape": speed.shape,
+        "parameters": SHAPES[speed.shape].parameters,
+        "models": len(read),
+        **measured(bench, method, content, read, speed),
+        **context(speed.date),
+    }
+
+
+def measured(
+    bench: Bench, method: str, content: dict[str, Any], read: Sequence[Path], speed: Speed
+) -> dict[str, Any]:
+    """Floor, start-up, merge and peer in turn, as many times as `speed` says."""
     own: list[Run] = []
     peer: list[Run] = []
     floor: list[Run] = []
@@ -61,17 +76,11 @@ def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[
         if turn < speed.peer_repeats:
             peer.append(bench.mergekit(content))
     return {
-        "kind": "speed",
-        "method": method,
-        "shape": speed.shape,
-        "parameters": SHAPES[speed.shape].parameters,
-        "models": len(read),
         "threads": speed.threads,
         "cermet": {**summary(own), "sync": round(median(bench.synced), 3)},
         "startup": summary(startup),
         "floor": summary(floor),
         "mergekit": summary(peer) if peer else None,
-        **context(speed.date),
     }
 
 

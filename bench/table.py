@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.recipes import METHODS
 from bench.records import Record, latest, load
+from bench.shelf import HEAVIER, LIMIT
 
-__all__ = ["markdown", "tables"]
+__all__ = ["heavier", "markdown", "tables"]
 
 _SHORT = 0.01  # seconds: a difference below this cannot be told from nothing
 
@@ -17,6 +18,7 @@ def tables(folder: Path) -> str:
     """Everything that the records of a folder hold, as Markdown; ends in a newline."""
     parts = [
         _speed(latest(load(folder, "speed"), "shape", "method", "threads")),
+        _shelf(latest(load(folder, "shelf"), "shape", "method", "threads")),
         _memory(latest(load(folder, "memory"), "shape", "method", "models")),
         _scaling(latest(load(folder, "scaling"), "axis", "value", "method", "shape")),
         _authors(latest(load(folder, "authors"), "shape", "method")),
@@ -70,8 +72,7 @@ def _speed_row(record: Record) -> list[str]:
             "" if failed else f"{peer['median'] / own['median']:.1f}",
             f"{peer['anonymous'] / 1e9:.2f}",
         )
-    alone = max(own["median"] - record["startup"]["median"] - own["sync"], 0.0)
-    ratio = f"{alone / floor['median']:.2f}" if floor["median"] > _SHORT else ""
+    ratio = f"{_alone(record) / floor['median']:.2f}" if floor["median"] > _SHORT else ""
     return [
         name,
         theirs[0],
@@ -80,6 +81,64 @@ def _speed_row(record: Record) -> list[str]:
         f"{floor['median']:.2f}",
         ratio,
         theirs[2],
+        f"{own['anonymous'] / 1e9:.2f}",
+    ]
+
+
+def _shelf(records: Sequence[Record]) -> str:
+    if not records:
+        return ""
+    head = ["method", "passes", "Cermet s", "floor s", "merge / floor", "of each pass", "GB"]
+    parts = []
+    for shape in dict.fromkeys(r["shape"] for r in records):
+        rows = [r for r in records if r["shape"] == shape]
+        heavy = {r["method"]: HEAVIER.get(r["method"], "") for r in rows if _each(r) > LIMIT}
+        notes = _listed(heavy)
+        parts.append(
+            f"Methods in their authors' form on a pool of {rows[0]['parameters'] / 1e9:.2g} B "
+            f"parameters, bfloat16, {rows[0]['experts']} experts; {_where(rows)}. Wall seconds of "
+            "whole commands, medians; of each pass: merge / floor over how often the models are "
+            "read.\n\n"
+            + markdown(head, [_shelf_row(row) for row in rows])
+            + (f"\nMore than {LIMIT:g} times the floor a pass, by what they compute:\n\n{notes}"
+               if notes else "")
+        )  # fmt: skip
+    return "\n".join(parts)
+
+
+def heavier() -> str:
+    """What methods of the shelf compute beside reading and adding, as a list."""
+    return _listed(HEAVIER)
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "".join(f"- {name}: {reason}.\n" for name, reason in reasons.items())
+
+
+def _each(record: Record) -> float:
+    """A merge without start-up and waiting, over the floor, for each pass of reading."""
+    if record["cermet"]["problem"] or record["floor"]["median"] <= _SHORT:
+        return 0.0
+    return _alone(record) / float(record["floor"]["median"]) / int(record["passes"])
+
+
+def _alone(record: Record) -> float:
+    own = record["cermet"]
+    return max(float(own["median"] - record["startup"]["median"] - own["sync"]), 0.0)
+
+
+def _shelf_row(record: Record) -> list[str]:
+    own, floor, passes = record["cermet"], record["floor"], int(record["passes"])
+    if own["problem"]:
+        return [record["method"], str(passes), "failed", "", "", "", ""]
+    each = _each(record)
+    ratios = [f"{each * passes:.2f}", f"{each:.2f}"] if each else ["", ""]
+    return [
+        record["method"],
+        str(passes),
+        f"{own['median']:.2f}",
+        f"{floor['median']:.2f}",
+        *ratios,
         f"{own['anonymous'] / 1e9:.2f}",
     ]
 

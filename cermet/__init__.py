@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cermet.assemblies import restore
     from cermet.compression import Compressed, compress
     from cermet.continuation import continue_merge
+    from cermet.core.composition import composition
     from cermet.core.registry import (
         Bits,
         Gram,
@@ -77,6 +78,7 @@ __all__ = [
     "__version__",
     "clean",
     "compare",
+    "composition",
     "compress",
     "continue_merge",
     "evaluate",
@@ -100,6 +102,7 @@ _ROOMS = {
     "cermet.core.registry": {
         "Bits", "Gram", "Kth", "Need", "Numbers", "PerModel", "Rows", "Sum", "method",
     },
+    "cermet.core.composition": {"composition"},
     "cermet.assemblies": {"restore"},
     "cermet.compression": {"Compressed", "compress"},
     "cermet.evaluation": {"Evaluation", "evaluate"},

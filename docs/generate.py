@@ -149,6 +149,8 @@ def page(method: Method) -> str:
             f"Merges LoRA [adapters](../../adapters.md) as adapters{random}.  \n"
             f"Source: {source_of(method)}."
         )
+    if method.composed:
+        facts += f"  \nA [pipeline](../recipes.md#pipelines) under a name: {_steps_of(method)}."
     if method.experimental:
         facts += f'\n\n!!! warning "Experimental"\n    {_sentence([method.experimental])}'
     example = adapter_call if method.on == "factors" else tensor_call
@@ -165,6 +167,12 @@ def page(method: Method) -> str:
         f"## Departures\n\n{_sentence(said['Departures'])}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _steps_of(method: Method) -> str:
+    """The steps of a method that is a pipeline, with links."""
+    folders = dict.fromkeys(all_transforms(), "transforms/")
+    return ", then ".join(f"[{n}]({folders.get(n, '')}{n}.md)" for n in method.composed)
 
 
 def _memory(method: Method) -> str:

@@ -123,6 +123,7 @@ def _described(method: Any) -> dict[str, Any]:
         "memory_blocks": round(blocks_of(method), 1),
         "when": when_of(method),
         "experimental": method.experimental,
+        "pipeline": list(method.composed),
         "random": method.noise,
         "source": method.source,
         "parameters": [
@@ -159,6 +160,8 @@ def _explain(method: Any) -> None:
         typer.echo(f"  passes      up to {described['passes']} over the weights")
     if method.on != "factors":
         typer.echo(f"  memory      {_memory(described)}")
+    if method.composed:
+        typer.echo(f"  pipeline    {' > '.join(method.composed)}")
     if method.experimental:
         typer.echo(f"  experimental: {method.experimental}")
     for need in method.needs:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import Any
 
 from cermet.core.cover import workspace_of
 from cermet.core.errors import MethodError
-from cermet.core.registry import Method, Parameter, call, takes
+from cermet.core.registry import Method, Parameter, PerModel, call, takes
 from cermet.core.rounds import Fit, Kth, Round
 from cermet.core.types import Grain, Place
 
-__all__ = ["compose", "misplaced"]
+__all__ = ["compose", "misplaced", "signed"]
 
 _SHARED = frozenset({"place", "count", "numel", "nonzero"})  # the engine's, the same for every step
 
@@ -67,8 +68,8 @@ def compose(steps: Sequence[Method]) -> Method:
         rounds=tuple(r for view in views for r in view.rounds),
         mask=None,
         fit=None,
-        coefficients=None,
-        draws={step.known_as("noise"): not step.after for step in chain if step.method.noise},
+        coefficients=_coefficients(chain),
+        draws={step.known_as(n): not step.after for step in chain for n in step.method.draws},
         workspace=_workspace(steps),
         source="; ".join(dict.fromkeys(step.source for step in steps)),
         check=None,
@@ -138,7 +139,7 @@ class _Step:
         def called(**known: Any) -> Any:
             return self.call(function, known=known)
 
-        return _signed(called, self.asks(function))
+        return signed(called, self.asks(function))
 
     def parameter(self, own: Parameter) -> Parameter:
         """A parameter of the step in the pipeline: after the merge there is one model."""
@@ -152,7 +153,7 @@ class _Step:
 _Chain = tuple[_Step, ...]
 
 
-def _signed(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
+def signed(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
     """The function, which takes any arguments, with a signature that names those it asks for."""
     kind = inspect.Parameter.KEYWORD_ONLY
     asked = [inspect.Parameter(name, kind) for name in dict.fromkeys(names)]
@@ -177,15 +178,46 @@ def _asked(chain: _Chain) -> list[str]:
     ]
 
 
+def _coefficients(chain: _Chain) -> Callable[..., PerModel | None] | None:
+    """Those of the merge times the factors of all other steps, where every step has some."""
+    pairs = [(step, step.method.coefficients) for step in chain if step.method.otherwise is None]
+    each = [(step, function) for step, function in pairs if function is not None]
+    if len(each) < len(chain):
+        return None
+
+    def coefficients(**known: Any) -> PerModel | None:
+        found: PerModel | None = None
+        for step, function in each:
+            own = step.call(function, known=known)
+            if own is None:
+                return None
+            factors = own * len(found) if step.after and found is not None else own
+            found = factors if found is None else tuple(map(mul, found, factors))
+        return found
+
+    return signed(coefficients, [name for step, function in each for name in step.asks(function)])
+
+
+def _summed(block: Any, factors: PerModel) -> Any:
+    """Σ cᵢxᵢ as the engine adds it up, model by model."""
+    total = block[0] * factors[0]
+    for model, factor in zip(block[1:], factors[1:], strict=True):
+        total.add_(model, alpha=factor)
+    return total
+
+
 def _merging(chain: _Chain) -> Callable[..., Any]:
     """All steps as the function of one method."""
+    coefficients = _coefficients(chain)
 
     def pipeline(block: Any, **known: Any) -> Any:
-        return _reached(chain, block, known)[0][0]
+        factors = None if coefficients is None else coefficients(**known)
+        return _reached(chain, block, known)[0][0] if factors is None else _summed(block, factors)
 
     summaries = (f"{s.method.name}: {s.method.summary.removesuffix('.')}" for s in chain)
     pipeline.__doc__ = "; ".join(summaries) + "."
-    return _signed(pipeline, _asked(chain))
+    asked = [] if coefficients is None else sorted(takes(coefficients))
+    return signed(pipeline, [*_asked(chain), *asked])
 
 
 def _after(chain: _Chain, step: _Step, function: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -198,13 +230,16 @@ def _after(chain: _Chain, step: _Step, function: Callable[..., Any] | None) -> C
             return block
         return step.call(function, block, known=known, original=original)
 
-    return _signed(values, [*_asked(before), *step.asks(function)])
+    return signed(values, [*_asked(before), *step.asks(function)])
 
 
 def _view(chain: _Chain, step: _Step) -> Method:
     """A step with the rounds and the parameters that it has in the pipeline."""
     rounds: list[Round] = []
     for spec in step.method.rounds:
+        if isinstance(spec, Fit) and spec.of is not None:  # of a step that is a pipeline itself
+            rounds.append(_fitted(step, spec.of))
+            continue
         found = replace(
             spec,
             name=step.known_as(spec.name),
@@ -231,7 +266,7 @@ def _fitted(step: _Step, fit: Callable[..., Mapping[str, Any]]) -> Fit:
         found = step.call(fit, known=known)
         return {step.known_as(name): value for name, value in found.items()}
 
-    return Fit(step.known_as("fit"), of=_signed(fitted, step.asks(fit)))
+    return Fit(step.known_as("fit"), of=signed(fitted, step.asks(fit)))
 
 
 def _named(steps: Sequence[Method]) -> list[Method]:
@@ -261,7 +296,7 @@ def _grain(chain: _Chain) -> Callable[..., Grain]:
         return found  # type: ignore[return-value]  # one of those of the steps
 
     functions = ((step, (step.method.grain, step.method.otherwise)) for step in chain)
-    return _signed(grain, [name for step, both in functions for name in step.asks(*both)])
+    return signed(grain, [name for step, both in functions for name in step.asks(*both)])
 
 
 def _workspace(steps: Sequence[Method]) -> Callable[..., float]:
@@ -270,7 +305,7 @@ def _workspace(steps: Sequence[Method]) -> Callable[..., float]:
     Behind the first step the block that it works on is another than the one that was read.
     Random numbers of every step are there all the time.
     """
-    drawn = float(sum(step.noise for step in steps))
+    drawn = float(sum(len(step.draws) for step in steps))
 
     def workspace(*, count: int = 2, place: Place | None = None) -> float:
         each = (workspace_of(step, count, place) for step in steps)

@@ -71,6 +71,7 @@ class Method:
     otherwise: Callable[..., PerModel | None] | None = None
     continues: Callable[..., Mapping[str, float]] | None = None
     steps: tuple[Method, ...] = ()  # of a pipeline: its steps with their parameters in it
+    composed: tuple[str, ...] = ()  # the names of the steps of a method that is a pipeline
 
     @property
     def noise(self) -> bool:

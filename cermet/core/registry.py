@@ -43,6 +43,8 @@ __all__ = [
     "all_methods",
     "all_transforms",
     "call",
+    "declared",
+    "enrol",
     "find_method",
     "find_step",
     "load_plugin",
@@ -108,7 +110,8 @@ def method(
     fitted: the names of those arguments.
     coefficients: arguments of the merge -> cᵢ where its result is Σ cᵢxᵢ in order of the
         models, else None. The engine then adds the models up one by one, without a block of
-        them all; the decorated function must give the same bits.
+        them all; the decorated function must give the same bits. Of a transform: the factor of
+        each delta, so that a pipeline of such steps is one sum.
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
     workspace: bytes used beside the float32 block that is given, its base, its statistics and
@@ -141,11 +144,8 @@ def method(
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         derived = {r.name for r in rounds} | set(fitted) | {n.name for n in needs}
-        name = function.__name__
-        shelf = _shelf(kind, on)
-        _check_new(function, shelf)
-        shelf[name] = Method(
-            name=name,
+        found = Method(
+            name=function.__name__,
             function=function,
             on=on,
             base="none" if on == "factors" else base,
@@ -172,9 +172,26 @@ def method(
             otherwise=otherwise,
             continues=continues,
         )
+        enrol(found)
         return function
 
     return register
+
+
+def enrol(found: Method) -> None:
+    """Put a method on its shelf; MethodError without a docstring, or where its name is taken."""
+    shelf = _shelf(found.kind, found.on)
+    _check_new(found.function, shelf)
+    shelf[found.name] = found
+
+
+def declared(function: Callable[..., Any]) -> Method:
+    """The method that a function was decorated as."""
+    for shelf in (_registered, _transforms, _on_factors):
+        found = shelf.get(function.__name__)
+        if found is not None and found.function is function:
+            return found
+    raise MethodError(f"'{function.__name__}' is no method; decorate it with @cermet.method.")
 
 
 def _shelf(kind: Kind, on: On) -> dict[str, Method]:

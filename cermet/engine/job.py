@@ -94,7 +94,7 @@ class Job:
             _squares(method, place),
         )  # fmt: skip
         # the factors of the steps of a pipeline are multiplied
-        large = bool(method.steps) or any(map(strong, parameters.values()))
+        large = bool(method.steps or method.composed) or any(map(strong, parameters.values()))
         self._watch = Watch(self.blocks, large)
         self.parts = parts
         if parts is not None:

@@ -13,8 +13,10 @@ from bench import cgroup
 from bench.floor import read_all_copy_one
 from bench.measure import run_command
 from bench.pool import SHAPES, build_pool
-from bench.recipes import METHODS, models_of, recipe
+from bench.recipes import METHODS, SHELF, models_of, recipe
 from bench.scaling import default_threads
+from bench.shelf import planned_passes
+from cermet.core.registry import all_methods
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,27 @@ def test_recipes_name_models_and_parameters_once(method: str, pool: tuple[Path, 
     assert len(models) == (2 if method in ("slerp", "nuslerp") else 4)
     weighted = [e for e in found["models"] if "parameters" in e]
     assert all(e["model"] != found.get("base_model") for e in weighted)
+
+
+@pytest.mark.parametrize("method", SHELF)
+def test_recipes_of_the_shelf_are_planned(method: str, pool: tuple[Path, ...]) -> None:
+    content = recipe(method, pool)
+    assert {entry["model"] for entry in content["models"]} == {
+        str(m) for m in models_of(method, pool)
+    }
+    named = content.get("merge_method", "ties_official")
+    either = named == "widen"  # it looks at matrices in one round, at vectors in another
+    assert planned_passes(content) == all_methods()[named].passes - either
+
+
+def test_the_shelf_is_all_that_mergekit_has_not() -> None:
+    """Of the methods on elements; frank came with vision-language models."""
+    own = {n for n, m in all_methods().items() if ".elementwise." in m.function.__module__}
+    theirs = set(METHODS) | {
+        "arcee_fusion", "breadcrumbs_ties", "dare_linear", "della_linear", "nearswap",
+        "passthrough", "ram", "ramplus_tl",
+    }  # fmt: skip
+    assert own - theirs - {"frank"} == {n for n in SHELF if " > " not in n}
 
 
 def test_a_command_is_measured_and_its_failure_told() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from bench.records import append, latest, load
+from bench.recipes import SHELF
+from bench.records import RECORDS, append, latest, load
+from bench.shelf import HEAVIER
 from bench.table import tables
 
 _CONTEXT = {
@@ -109,3 +111,26 @@ def test_without_the_peer_its_cells_are_empty(tmp_path: Path) -> None:
 
 def test_no_records_say_so(tmp_path: Path) -> None:
     assert "Nothing has been measured yet" in tables(tmp_path)
+
+
+def _shelf(method: str, own: float, passes: int, problem: str | None = None) -> dict[str, Any]:
+    own_record = _speed(method, own, None, problem)
+    return {**own_record, "kind": "shelf", "shape": "160M", "experts": 3, "passes": passes}
+
+
+def test_the_shelf_is_told_by_pass_and_what_is_dearer_says_why(tmp_path: Path) -> None:
+    """Start-up is 1 s, the disk 0.5 s and the floor 2 s, so 25.5 s are twelve times the floor."""
+    append(tmp_path, _shelf("ties_official", 25.5, 3))
+    append(tmp_path, _shelf("widen", 41.5, 3))
+    append(tmp_path, _shelf("emr", 9.0, 2, "exit 4: no room"))
+    text = tables(tmp_path)
+    assert "| ties_official | 3 | 25.50 | 2.00 | 12.00 | 4.00 | 0.50 |" in text
+    assert "| widen | 3 | 41.50 | 2.00 | 20.00 | 6.67 | 0.50 |" in text
+    assert "| emr | 2 | failed |" in text
+    assert f"- widen: {HEAVIER['widen']}." in text
+    assert "- ties_official" not in text
+
+
+def test_every_row_that_is_dearer_has_a_reason() -> None:
+    assert HEAVIER.keys() <= set(SHELF)
+    assert not [line for line in tables(RECORDS).splitlines() if line.endswith(": .")]

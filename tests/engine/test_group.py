@@ -19,7 +19,7 @@ from torch import Tensor
 import cermet
 from cermet import RecipeError, api
 from cermet.checkpoints.reader import MemoryCheckpoint
-from cermet.core.registry import Kth, Method, Round, Sum
+from cermet.core.registry import Kth, Method, Round, Sum, find_method
 from cermet.core.types import Place, Role
 from cermet.engine.blocks import Input
 from cermet.engine.executors.serial import Serial
@@ -167,3 +167,34 @@ def test_what_varies_from_tensor_to_tensor_is_refused(pool: list[Path], density:
 def test_a_kth_over_a_layer_is_refused() -> None:
     with pytest.raises(cermet.MethodError, match=r"'cutoff' is a Kth over a layer"):
         Kth("cutoff", rank=_largest, scope="layer")
+
+
+_SIZES = {"a": (900, 1000), "b": (1_100_000,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("consensus_ties", 3), ("emr", 2), ("metagpt", 2), ("pcb_merging", 3),
+        ("pcb_merging_es", 3), ("ties_official", 3), ("ties_sv", 3),
+    ],
+)  # fmt: skip
+def test_a_round_over_the_model_reads_it_once_more(
+    name: str, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a look at a sample, by which an order statistic is found in one pass."""
+    own = torch.Generator().manual_seed(0)
+    models = [{n: torch.randn(s, generator=own) for n, s in _SIZES.items()} for _ in range(3)]
+    numel = sum(t.numel() for t in models[0].values())
+    read = 0
+    block = MemoryCheckpoint.block
+
+    def counted(self: MemoryCheckpoint, tensor: str, start: int, stop: int) -> Tensor:
+        nonlocal read
+        read += (stop - start) * (self.path == "base")
+        return block(self, tensor, start, stop)
+
+    monkeypatch.setattr(MemoryCheckpoint, "block", counted)
+    cermet.merge_tensors(name, models[0], models[1:])
+    assert find_method(name).passes == passes
+    assert passes <= read / numel <= passes + 0.5

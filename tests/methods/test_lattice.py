@@ -107,3 +107,50 @@ def test_what_one_expert_elects_of_everything_is_task_arithmetic() -> None:
     needs = {"score": scores, "base_score": scores}
     found = merge_tensors("led_merging", base, experts, density=1, weight=0.7, needs=needs)
     _close(found, merge_tensors("task_arithmetic", base, experts, weight=0.7), 0)
+
+
+def test_equal_experts_of_the_official_ties_are_one_that_is_trimmed() -> None:
+    """So not that expert, unless everything is kept and lambda is 1."""
+    base, experts = pool(1, SHAPES)
+    known = {"density": 0.3, "lambda_": 0.8}
+    alone = merge_tensors("ties_official", base, experts, **known)
+    _close(merge_tensors("ties_official", base, experts * 3, **known), alone)
+    assert not torch.equal(alone["matrix"], experts[0]["matrix"])
+
+
+def test_everything_kept_in_the_official_della_is_ties_without_a_trim() -> None:
+    base, experts = pool(3, SHAPES)
+    weight = (0.7, 0.4, 1.3)
+    found = merge_tensors("della_official", base, experts, weight=weight, density=1)
+    _close(found, merge_tensors("ties", base, experts, weight=weight, density=1), 0)
+
+
+def test_the_official_della_without_a_window_is_dare_before_ties() -> None:
+    """Every probability is the density, so each survivor is divided by it."""
+    base, experts = pool(3, SHAPES)
+    weight = (0.7, 0.4, 1.3)
+    known = {"weight": weight, "density": 0.4, "epsilon": 0.0}
+    found = merge_tensors("della_official", base, experts, seed=3, **known)
+    steps = [("drop", {"density": 0.4}), ("ties", {"weight": weight, "density": 1})]
+    _close(found, merge_tensors(steps, base, experts, seed=3))
+
+
+def test_one_expert_and_its_opposite_leave_the_base() -> None:
+    """Added with one factor and taken away with it again."""
+    base, experts = pool(1, SHAPES)
+    found = merge_tensors("task_arithmetic", base, experts * 2, weight=(0.5, -0.5))
+    _close(found, base, 0)
+
+
+def test_analogies_at_their_ends() -> None:
+    """A is to B as C is to D: C plus B minus A."""
+    base, (a, b, c) = pool(3, SHAPES)
+
+    def analogy(*models: Model) -> Model:
+        return merge_tensors("task_arithmetic", base, list(models), weight=(-1, 1, 1))
+
+    _close(analogy(a, a, c), c)
+    _close(analogy(a, b, a), b)
+    one, other = analogy(a, b, c), analogy(b, a, c)
+    for name, value in c.items():
+        torch.testing.assert_close(one[name] + other[name], 2 * value, rtol=1e-5, atol=1e-5)

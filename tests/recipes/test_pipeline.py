@@ -15,7 +15,7 @@ import cermet
 from cermet import api
 from cermet.core import registry
 from cermet.core.errors import CermetError, MethodError, RecipeError
-from cermet.core.registry import method
+from cermet.core.registry import Need, method
 from cermet.engine.forecast import forecast
 from cermet.engine.options import Options
 from tests.cli.commands import ready
@@ -270,8 +270,8 @@ def test_a_run_that_was_stopped_goes_on(paths: list[str], tmp_path: Path) -> Non
 
 @pytest.fixture
 def odd_transforms() -> Iterator[None]:
-    """Transforms that need whole rows, or whole columns, or the number of models."""
-    before = dict(registry._transforms)
+    """Transforms that need whole rows or columns, the number of models, or a statistic of each."""
+    before = registry.all_transforms()
 
     @method(kind="transform", on="deltas", source="this test", grain="row", workspace=2.0)
     def by_row(deltas: Tensor) -> Tensor:
@@ -288,6 +288,13 @@ def odd_transforms() -> Iterator[None]:
         """Multiply by the number of models."""
         return deltas * count
 
+    score = Need("score", "how much a weight matters")
+
+    @method(kind="transform", on="deltas", source="this test", workspace=2.0, needs=[score])
+    def by_score(deltas: Tensor, *, score: Tensor) -> Tensor:
+        """Multiply by a statistic."""
+        return deltas * score
+
     yield
     registry._transforms.clear()
     registry._transforms.update(before)
@@ -302,6 +309,25 @@ def test_grains_that_share_no_cut_are_refused_at_planning(paths: list[str]) -> N
     base, *experts = (llama(i) for i in range(3))
     with pytest.raises(CermetError, match="'by_row' needs whole rows"):
         cermet.merge_tensors(["by_row", ("ties", {"weight": 1}), "by_column"], base, experts)
+
+
+@pytest.mark.usefixtures("odd_transforms")
+def test_statistics_of_models_after_the_merge_are_refused_at_planning(paths: list[str]) -> None:
+    with pytest.raises(RecipeError, match="'by_score' needs statistics of models, and after the"):
+        planned(_recipe(paths, "task_arithmetic", "by_score"))
+    with pytest.raises(RecipeError, match="needs the statistic 'score'"):
+        planned(_recipe(paths, "by_score", "task_arithmetic"))
+
+
+def test_a_method_that_is_a_pipeline_is_a_step_too(paths: list[str], tmp_path: Path) -> None:
+    own = {"weight": 0.5, "density": 0.6}
+    steps = (["dare_official", "lines"], ["drop", "task_arithmetic", "lines"])
+    given = {"lines": {"alpha": 0.5, "beta": 0.25}}
+    one, other = (
+        merged(_recipe(paths, *each[:-1], given, own=own), tmp_path / str(len(each)))
+        for each in steps
+    )
+    assert all(torch.equal(one[name], value) for name, value in other.items())
 
 
 @pytest.mark.usefixtures("odd_transforms")

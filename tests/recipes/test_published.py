@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import cermet
+from tests.recipes.pools import HIDDEN, llama_config, save, save_llama
+from tests.recipes.vocabularies import CHAT, EMBED, HEAD, ids_of, save_model
 from tests.reliability.runs import weights, write_model
 
 SHAPE = (12, 8)
@@ -209,3 +213,72 @@ def test_one_layer_of_one_expert(tmp_path: Path) -> None:
     for name, value in found.items():
         expected = trimmed if f".layers.{active}." in name else base
         assert torch.equal(value, expected[name]), name
+
+
+def test_layer_scales_of_one_without_pruning_are_ties(
+    pool: dict[str, Path], tmp_path: Path
+) -> None:
+    """Hi-Merging's recipe before any layer has been decided upon."""
+    scales = [{"filter": ".layers.", "value": [1, 1]}, {"value": 1}]
+    names = ("instruct", "domain")
+    lists = [{"model": str(pool[n]), "parameters": {"weight": scales}} for n in names]
+    recipe = {"merge_method": "ties", "base_model": str(pool["base"])}
+    found = _merged({**recipe, "models": lists}, tmp_path / "lists")
+    plain = [_weighed(pool[n], 1) for n in names]
+    wanted = _merged({**recipe, "models": plain}, tmp_path / "plain")
+    assert all(torch.equal(found[n], t) for n, t in wanted.items())
+
+
+def _adapter(folder: Path, module: str, a: Tensor, b: Tensor) -> Path:
+    """A LoRA adapter of rank 2 and scale 2 for one matrix."""
+    folder.mkdir()
+    at = f"base_model.model.{module}"
+    factors = {f"{at}.lora_A.weight": a, f"{at}.lora_B.weight": b}
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    return folder
+
+
+def test_shadow_ft_of_an_adapter_is_that_of_the_tuned_base(tmp_path: Path) -> None:
+    """`base+adapter`, beside the same tuned model made whole."""
+    base, instruct = (save_llama(tmp_path / n, i) for i, n in enumerate(("base", "instruct")))
+    own = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, HIDDEN, generator=own), torch.randn(HIDDEN, 2, generator=own)
+    module = "model.layers.1.self_attn.q_proj"
+    adapter = _adapter(tmp_path / "adapter", module, a, b)
+    tensors = _held(Path(base))
+    tensors[f"{module}.weight"] += 2.0 * (b @ a)
+    tuned = save(tmp_path / "tuned", tensors, llama_config())
+
+    def grafted(model: str, out: str) -> dict[str, Tensor]:
+        graft = {"model": model, "delta_of": base}
+        recipe = {"merge_method": "shadow_ft", "base_model": instruct, "models": [graft]}
+        return _merged(recipe, tmp_path / out)
+
+    found = grafted(f"{base}+{adapter}", "one")
+    _close(found, grafted(tuned, "other"))
+    before = _held(Path(instruct))
+    assert [n for n, t in found.items() if not torch.equal(t, before[n])] == [f"{module}.weight"]
+
+
+def test_chat_vector_onto_a_vocabulary_of_its_own(tmp_path: Path) -> None:
+    """Its rows stay, and the chat model's special tokens come whole, not as differences."""
+    base = save_model(tmp_path / "base", 0)
+    chat = save_model(tmp_path / "chat", 1, added=CHAT)
+    domain = save_model(tmp_path / "domain", 2, added=("nya", "mew", "wug"))
+    skipped = [{"filter": "embed_tokens", "value": 0}, {"filter": "lm_head", "value": 0}]
+    graft = {"model": chat, "delta_of": base, "parameters": {"weight": [*skipped, {"value": 1}]}}
+    special = {token: {"source": chat, "force": True} for token in CHAT}
+    recipe = _task_arithmetic(Path(domain), graft)
+    recipe["tokenizer"] = {"source": "base", "tokens": special}
+    found, theirs = _merged(recipe, tmp_path / "out"), _held(Path(chat))
+    for name in (EMBED, HEAD):
+        rows = _held(Path(domain))[name]
+        assert torch.equal(found[name][: len(rows)], rows)
+        assert len(found[name]) == len(rows) + len(CHAT)
+        for token in CHAT:
+            place = ids_of(tmp_path / "out")[token]
+            assert torch.equal(found[name][place], theirs[name][ids_of(chat)[token]])
+    norms = [_held(Path(m))["model.norm.weight"] for m in (domain, chat, base)]
+    torch.testing.assert_close(found["model.norm.weight"], norms[0] + norms[1] - norms[2])

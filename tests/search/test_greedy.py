@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -58,6 +59,25 @@ def test_the_soup_is_never_worse_than_the_best_model(values: list[float]) -> Non
     found = greedy_soup(len(values), lambda m: sum(values[i] for i in m) / len(m))
     assert found.score >= max(values)
     assert len(found.steps) == len(values)
+
+
+def test_one_model_is_its_own_soup() -> None:
+    assert _by_table({(0,): 0.5}, 1) == (0,)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=6, unique=True), st.randoms())
+def test_the_order_of_models_with_scores_of_their_own_does_not_matter(
+    values: list[float], shuffle: Random
+) -> None:
+    def taken(given_values: list[float]) -> list[float]:
+        def score(members: tuple[int, ...]) -> float:
+            return sum(given_values[i] for i in members) / len(members) + 0.1 * len(members)
+
+        return [given_values[i] for i in greedy_soup(len(given_values), score).members]
+
+    moved = list(values)
+    shuffle.shuffle(moved)
+    assert taken(moved) == taken(values)
 
 
 @pytest.fixture

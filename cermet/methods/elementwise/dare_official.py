@@ -1,27 +1,23 @@
-from jaxtyping import Float
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
-from cermet.maths.combine import weighted_sum
-from cermet.maths.sparsify import random_mask
+from cermet.core.composition import Given, composition
+from cermet.core.registry import PerModel
+from cermet.methods.elementwise.task_arithmetic import task_arithmetic
+from cermet.methods.transforms.drop import drop
 
 
-@method(
-    on="deltas",
+@composition(
+    drop,
+    task_arithmetic,
     source="arXiv:2311.03099",
-    noise=True,
     workspace=3.2,
     properties=("homogeneous", "odd"),
 )
 def dare_official(
-    deltas: Float[Tensor, "models *block"],
     *,
-    noise: Float[Tensor, "models *block"],
     weight: PerModel = (1.0,),
     density: PerModel = (0.9,),
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Given:
     """Drop entries of the deltas at random, divide the rest by the share that is kept, add up.
 
     Maths       mᵢ ~ Bernoulli(dᵢ);  θ = θ₀ + λ Σ wᵢ mᵢτᵢ / dᵢ
@@ -36,7 +32,4 @@ def dare_official(
                 does, and so does this. mergekit's dare_linear matches the L1 norm of each
                 tensor instead. Masks are a function of seed, tensor and model.
     """
-    kept = random_mask(noise, density).mul_(deltas)
-    shares = [d if rescale and d > 0 else 1.0 for d in density]
-    factors = [lambda_ * w / d for w, d in zip(weight, shares, strict=True)]
-    return weighted_sum(kept, factors)
+    return {"density": density, "rescale": rescale}, {"weight": weight, "lambda": lambda_}

@@ -1,35 +1,18 @@
-from jaxtyping import Float
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
-from cermet.core.types import Place
-from cermet.maths.combine import weighted_sum
-from cermet.methods.depth import growing
+from cermet.core.composition import Given, composition
+from cermet.core.registry import PerModel
+from cermet.methods.elementwise.task_arithmetic import task_arithmetic
+from cermet.methods.transforms.lines import lines as growing
 
 
-def _coefficients(
-    *, place: Place, count: int, weight: PerModel, alpha: float | None, beta: float
-) -> PerModel:
-    factor = growing(place, 1.0 / count if alpha is None else alpha, beta)
-    return tuple(factor * w for w in weight)
-
-
-@method(
-    on="deltas",
+@composition(
+    task_arithmetic,
+    growing,
     source="arXiv:2410.17146",
-    coefficients=_coefficients,
-    workspace=1.0,
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def lines(
-    deltas: Float[Tensor, "models *block"],
-    *,
-    place: Place,
-    count: int,
-    beta: float,
-    weight: PerModel = (1.0,),
-    alpha: float | None = None,
-) -> Float[Tensor, "*block"]:
+    *, count: int, beta: float, weight: PerModel = (1.0,), alpha: float | None = None
+) -> Given:
     """Task arithmetic whose factor grows with depth: shallow layers stay general.
 
     Maths       γ = α + β·ℓ/(L−1) in layer ℓ of L, γ = α outside of the layers;
@@ -45,5 +28,4 @@ def lines(
     Departures  Layers are found by the architecture, so experts.0 of layer 20 is in layer 20;
                 the authors' code takes the first number in a name. A single layer has α + β.
     """
-    factors = _coefficients(place=place, count=count, weight=weight, alpha=alpha, beta=beta)
-    return weighted_sum(deltas, factors)
+    return {"weight": weight}, {"alpha": 1.0 / count if alpha is None else alpha, "beta": beta}

@@ -1,26 +1,16 @@
-from jaxtyping import Float
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
-from cermet.core.types import Place
-from cermet.maths.combine import weighted_sum
-from cermet.methods.parts import belongs
+from cermet.core.composition import Given, composition
+from cermet.core.registry import PerModel
+from cermet.methods.elementwise.task_arithmetic import task_arithmetic
+from cermet.methods.transforms.keep import keep
 
 
-def _coefficients(*, place: Place, weight: PerModel) -> PerModel:
-    return weight if belongs(place, "linear") else (0.0,) * len(weight)
-
-
-@method(
-    on="deltas",
+@composition(
+    keep,
+    task_arithmetic,
     source="arXiv:2505.12716",
-    coefficients=_coefficients,
-    workspace=1.0,
     properties=("permutation", "homogeneous", "odd"),
 )
-def shadow_ft(
-    deltas: Float[Tensor, "models *block"], *, place: Place, weight: PerModel = (1.0,)
-) -> Float[Tensor, "*block"]:
+def shadow_ft(*, weight: PerModel = (1.0,)) -> Given:
     """Tune the base, and graft what its linear layers learnt onto the instruct model.
 
     Maths       θ = θ_I + w (θ_B⁺ − θ_B) in the projections of attention and feed-forward layers,
@@ -35,4 +25,4 @@ def shadow_ft(
     Departures  Linear layers are found by role, so that fused projections take part too; the
                 authors look for seven names.
     """
-    return weighted_sum(deltas, _coefficients(place=place, weight=weight))
+    return {"part": "linear"}, {"weight": weight}

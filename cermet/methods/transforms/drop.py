@@ -19,12 +19,14 @@ def drop(
     *,
     noise: Float[Tensor, "models *block"],
     density: PerModel,
+    rescale: bool = True,
 ) -> Float[Tensor, "models *block"]:
     """Drop entries of a delta at random, and divide the rest by the share that is kept.
 
     Maths       mᵢ ~ Bernoulli(dᵢ);  τ̂ᵢ = mᵢ⊙τᵢ / dᵢ
     Inputs      deltas: of each model, or after a merge the merged one
-    Parameters  density: probability that an entry is kept (1 − p of the paper)
+    Parameters  density: probability that an entry is kept (1 − p of the paper). rescale: divide by
+                it; without, the expected result is that much smaller
     Properties  the expected result is the delta; density 1 changes nothing; the same seed gives
                 the same mask on any machine
     When        small deltas of fine-tuning, of which 90 % and more can be dropped
@@ -35,4 +37,4 @@ def drop(
                 draws numbers of its own.
     """
     kept = random_mask(noise, density).mul_(deltas)
-    return scaled_(kept, [1.0 / d if d > 0 else 1.0 for d in density])
+    return scaled_(kept, [1.0 / d if rescale and d > 0 else 1.0 for d in density])

@@ -4,15 +4,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import method
+from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
 from cermet.methods.parts import belongs
+
+
+def _factors(*, place: Place, count: int, part: str) -> PerModel:
+    return (1.0 if belongs(place, part) else 0.0,) * count
 
 
 @method(
     kind="transform",
     on="deltas",
     source="arXiv:2505.12716 (linear); arXiv:2408.13656 (layers)",
+    coefficients=_factors,
     workspace=1.0,
     properties=("permutation", "homogeneous", "odd"),
 )

@@ -4,13 +4,23 @@ from torch import Tensor
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
 from cermet.maths.combine import scaled_
-from cermet.methods.depth import growing
+
+
+def _growing(place: Place, alpha: float, beta: float) -> float:
+    if place.layer is None:
+        return alpha
+    return alpha + beta * (place.layer / (place.layers - 1) if place.layers > 1 else 1.0)
+
+
+def _factors(*, place: Place, alpha: PerModel, beta: PerModel) -> PerModel:
+    return tuple(_growing(place, a, b) for a, b in zip(alpha, beta, strict=True))
 
 
 @method(
     kind="transform",
     on="deltas",
     source="arXiv:2410.17146",
+    coefficients=_factors,
     workspace=1.2,
     properties=("permutation", "homogeneous", "odd"),
 )
@@ -32,5 +42,4 @@ def lines(
     Departures  Layers are found by the architecture, as in the method of the same name. The
                 authors derive alpha from the norms of merged deltas; here it is given.
     """
-    factors = [growing(place, a, b) for a, b in zip(alpha, beta, strict=True)]
-    return scaled_(deltas.clone(), factors)
+    return scaled_(deltas.clone(), _factors(place=place, alpha=alpha, beta=beta))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from cermet import merge_tensors
+
 Merge = Callable[..., Any]
 
 ROW = [10, 1, 9, 2, 8, 3, 7, 4]
@@ -39,3 +43,19 @@ def test_of_equal_values_the_first_count_as_larger(merge: Merge) -> None:
 def test_short_rows_lose_everything_and_single_numbers_nothing(merge: Merge) -> None:
     assert merge("breadcrumbs_official", [1.0] * 4, [[3, 4, 5, 6]]) == [1.0] * 4
     assert merge("breadcrumbs_official", 1.0, [6.0]) == 2.0
+
+
+def test_rows_and_columns_may_change_places() -> None:
+    """And in every row as many are kept as were asked for, everything else being zero."""
+    own = torch.Generator().manual_seed(0)
+    base = {"w": torch.zeros(6, 20)}
+    experts = [{"w": torch.randn(6, 20, generator=own)} for _ in range(2)]
+    known = {"density": 0.25, "gamma": 0.1, "lambda_": 1}
+    found = merge_tensors("breadcrumbs_official", base, experts, **known)["w"]
+    rows, columns = torch.randperm(6, generator=own), torch.randperm(20, generator=own)
+    moved = [{"w": e["w"][rows][:, columns]} for e in experts]
+    again = merge_tensors("breadcrumbs_official", base, moved, **known)["w"]
+    assert torch.equal(again, found[rows][:, columns])
+    for expert in experts:
+        alone = merge_tensors("breadcrumbs_official", base, [expert], **known)["w"]
+        assert (alone != 0).sum(dim=1).tolist() == [5] * 6

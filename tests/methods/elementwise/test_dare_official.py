@@ -37,3 +37,5 @@ def test_the_expected_delta_is_the_delta() -> None:
         merge_tensors("dare_official", base, [expert], density=0.5, seed=s)["x"] for s in range(200)
     ]
     assert (torch.stack(runs).mean(dim=0) - 3.0).abs().max() < 5 * 3.0 / 200**0.5
+    spread = float(torch.stack(runs).var())  # δ²p/(1 − p) is 9
+    assert abs(spread - 9.0) < 0.2

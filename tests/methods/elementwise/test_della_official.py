@@ -53,3 +53,22 @@ def test_the_expected_delta_is_the_delta() -> None:
 def test_a_window_outside_of_0_to_1_is_refused(merge: Merge) -> None:
     with pytest.raises(MethodError, match="epsilon"):
         merge("della_official", [0.0], [[1.0]], weight=1, density=0.9, epsilon=0.2)
+
+
+def test_a_row_of_one_entry_has_the_density(merge: Merge) -> None:
+    """Not 0/0: the first is kept and doubled, the second dropped."""
+    known = {"weight": 1, "density": 0.5, "epsilon": 0.25, "noise": [[[0.49], [0.51]]]}
+    assert merge("della_official", [[0.0], [0.0]], [[[3.0], [5.0]]], **known) == [[6.0], [0.0]]
+
+
+def test_the_mean_probability_of_a_row_is_the_density() -> None:
+    """Read off where each entry of an ascending row starts to be kept."""
+    base, expert = {"x": torch.zeros(9)}, {"x": torch.arange(1.0, 10.0)}
+    known = {"weight": 1, "density": 0.6, "epsilon": 0.3}
+    steps = 200
+    kept = torch.zeros(9)
+    for i in range(steps):
+        noise = {"x": torch.full((1, 9), (i + 0.5) / steps)}
+        kept += merge_tensors("della_official", base, [expert], noise=noise, **known)["x"] != 0
+    assert float(kept.mean()) / steps == pytest.approx(0.6, abs=0.005)
+    assert bool((kept.diff() > 0).all())

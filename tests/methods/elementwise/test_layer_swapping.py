@@ -39,3 +39,16 @@ def test_every_bit_is_one_models() -> None:
     found = merge_tensors("layer_swapping", None, models, bottom=3, top=2, transition=0)
     for i, name in enumerate(LAYERS):
         assert torch.equal(found[name], models[int(not 3 <= i < 6)][name])
+
+
+def test_the_models_exchanged_give_the_other_layers() -> None:
+    """What one takes from the first, the other takes from the second: together they are both."""
+    own = torch.Generator().manual_seed(0)
+    models = [{n: torch.randn(3, 3, generator=own) for n in LAYERS} for _ in range(2)]
+    one, other = (
+        merge_tensors("layer_swapping", None, pair, bottom=2, top=3, transition=1)
+        for pair in (models, models[::-1])
+    )
+    for name in LAYERS:
+        both = models[0][name] + models[1][name]
+        torch.testing.assert_close(one[name] + other[name], both)

@@ -52,3 +52,17 @@ def test_without_growth_it_is_task_arithmetic(merge: Merge) -> None:
     experts = [[1, 2], [3, -1]]
     found = merge("lines", [1.0, 1.0], experts, alpha=0.4, beta=0, weight=[1, 2])
     assert found == merge("task_arithmetic", [1.0, 1.0], experts, weight=[0.4, 0.8])
+
+
+def test_ends() -> None:
+    """α = 0 leaves what stands outside, β = 1 gives the last layer whole; without both: nothing."""
+    layers = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)]
+    own = torch.Generator().manual_seed(0)
+    base, expert = (
+        {n: torch.randn(3, 3, generator=own) for n in (*OUTSIDE, *layers)} for _ in "be"
+    )
+    found = merge_tensors("lines", base, [expert], alpha=0.0, beta=1.0)
+    assert all(torch.equal(found[n], base[n]) for n in (*OUTSIDE, layers[0]))
+    torch.testing.assert_close(found[layers[-1]], expert[layers[-1]])
+    nothing = merge_tensors("lines", base, [expert], alpha=0.0, beta=0.0)
+    assert all(torch.equal(nothing[n], value) for n, value in base.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,3 +48,15 @@ def test_what_stands_outside_of_the_layers_stays_and_is_not_counted() -> None:
 
 def test_a_model_without_layers_stays_at_its_base(merge: Merge) -> None:
     assert merge("localize_and_stitch", [1.0, 2.0], [[5, 6]], density=0.5) == [1.0, 2.0]
+
+
+def test_masks_are_nested_and_what_none_covers_is_the_base() -> None:
+    own = torch.Generator().manual_seed(0)
+    base, expert = ({"w": torch.randn(20, 20, generator=own)} for _ in "be")
+    moved = [
+        merge_tensors("localize_and_stitch", base, [expert], density=d, **ALL)["w"] != base["w"]
+        for d in (0.05, 0.2, 0.6, 1.0)
+    ]
+    assert [int(m.sum()) for m in moved] == [19, 79, 239, 399]  # the comparison is strict
+    for small, large in pairwise(moved):
+        assert bool((small <= large).all())

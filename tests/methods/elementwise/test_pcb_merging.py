@@ -65,3 +65,18 @@ def test_ends(method: str, density: float) -> None:
     assert all(torch.isfinite(value).all() for value in found.values())
     count = sum(int((value != 0).sum()) for value in found.values())
     assert count == 0 if density == 0 else count >= 99
+
+
+@_both_forms
+def test_scales_are_shares_and_drop_one_block_of_each_expert(method: str) -> None:
+    """The weight of one expert alone shows its scales: S / Σ S of its clamped delta."""
+    experts = _models(3)
+    base = {name: torch.zeros_like(value) for name, value in experts[0].items()}
+    for i, expert in enumerate(experts):
+        weight = [float(i == j) for j in range(3)]
+        found = merge_tensors(method, base, experts, density=0.2, weight=weight)
+        shown = torch.cat([found[n].flatten() for n in ("a", "b")])
+        delta = torch.cat([expert[n].flatten() for n in ("a", "b")])
+        assert 10 <= int((shown != 0).sum()) <= 20  # of a hundred, the smallest of them at 0
+        assert bool((shown * delta >= 0).all())
+        assert float(shown.abs().max()) <= float(delta.abs().max())

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+import torch
+
+from cermet import merge_tensors
+
 Merge = Callable[..., Any]
 
 
@@ -26,3 +31,16 @@ def test_election_by_how_much_or_by_how_many(merge: Merge) -> None:
 
 def test_a_share_of_less_than_one_entry_keeps_none(merge: Merge) -> None:
     assert merge("rht", [1.0], [[7]], density=0.5) == [1.0]
+
+
+def test_what_is_kept_is_no_smaller_than_all_of_it() -> None:
+    """The largest share d holds at least d of the size, and more where the tails are heavy."""
+    own = torch.Generator().manual_seed(0)
+    base = {"x": torch.zeros(400)}
+    excess = []
+    for power in (0, 1, 3):
+        delta = torch.randn(400, generator=own).sign() * torch.rand(400, generator=own) ** power
+        kept = merge_tensors("rht", base, [{"x": delta}], density=0.3)["x"]
+        excess.append(float(kept.abs().sum() / delta.abs().sum()))
+    assert excess[0] == pytest.approx(1.0, abs=1e-5)
+    assert excess == sorted(excess)

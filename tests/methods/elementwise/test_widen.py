@@ -52,3 +52,42 @@ def test_vectors_count_by_the_size_of_each_element(merge: Merge) -> None:
 
 def test_what_has_not_moved_stays(merge: Merge) -> None:
     assert merge("widen", [[1.0, 0.0]], [[[1, 0]], [[1, 0]]]) == [[1.0, 0.0]]
+
+
+def _pair(scale: float = 0.1) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+    own = torch.Generator().manual_seed(5)
+    base = {"w": torch.randn(6, 8, generator=own)}
+    deltas = [torch.randn(6, 8, generator=own) for _ in range(2)]
+    return base, [{"w": base["w"] + scale * d} for d in deltas]
+
+
+def test_columns_may_change_places() -> None:
+    base, experts = _pair()
+    found = merge_tensors("widen", base, experts)["w"]
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    moved = [{"w": m["w"][:, order].contiguous()} for m in (base, *experts)]
+    torch.testing.assert_close(merge_tensors("widen", moved[0], moved[1:])["w"], found[:, order])
+
+
+def test_the_size_of_small_deltas_changes_no_rank() -> None:
+    """So the merged delta is as many times larger as they are."""
+    small, large = (
+        merge_tensors("widen", base, experts)["w"].double() - base["w"]
+        for base, experts in (_pair(1e-3), _pair(2e-3))
+    )
+    torch.testing.assert_close(large, 2 * small, rtol=0, atol=1e-6)
+
+
+def test_what_is_above_no_mean_and_calibrated_to_nothing_stays() -> None:
+    """t = 0 and s = 0: every column but those of rank 0 by length and direction both."""
+    base, experts = _pair()
+    found = merge_tensors("widen", base, experts, ratio=0, calibration=0)["w"]
+    moved = (found != base["w"]).any(dim=0)
+    assert 0 < int(moved.sum()) <= 4
+    assert torch.equal(found[:, ~moved], base["w"][:, ~moved])
+
+
+def test_vectors_do_not_see_the_sign_of_all_deltas(merge: Merge) -> None:
+    """Those of matrices do: a length that grows by a delta shrinks by its opposite, not as far."""
+    one = merge("widen", [0.0] * 3, [[1, 3, -2], [2, -1, 0.5]])
+    assert merge("widen", [0.0] * 3, [[-1, -3, 2], [-2, 1, -0.5]]) == [-x for x in one]
