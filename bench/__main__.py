@@ -1,4 +1,7 @@
-"""`python -m bench`: Cermet against mergekit 0.1.5 and the floor; `spectral`: matrices alone."""
+"""`python -m bench`: Cermet against mergekit 0.1.5 and the floor.
+
+`spectral`, `adapters` and `primitives` measure methods and linear algebra on matrices alone.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.adapters import main as adapters
 from bench.memory import Memory, measure_memory
 from bench.pool import SHAPES
 from bench.pools import PICTURES, keep
+from bench.primitives import main as primitives
 from bench.readme import PAGES, rewrite
 from bench.recipes import METHODS
 from bench.records import RECORDS
@@ -22,6 +27,8 @@ from parity.peer import ROOT
 __all__ = ["main"]
 
 _CHEAP_AND_DEAR = ("linear", "ties")
+_ALONE = {"adapters": adapters, "primitives": primitives, "spectral": spectral}
+"""What has options of its own."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,8 +99,8 @@ def _scaling(given: argparse.Namespace, folder: Path) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; 1 where something failed or differs."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["spectral"]:  # it has options of its own
-        return spectral(words[1:])
+    if words[:1] and words[0] in _ALONE:
+        return _ALONE[words[0]](words[1:])
     given = _parser().parse_args(words)
     if given.what == "table":
         print(tables(given.records), end="")

@@ -1,11 +1,12 @@
 """Methods on one matrix beside the authors' form of them, written with torch alone, in one run.
 
 `python -m bench spectral [METHODS]` prints for each matrix, spectrum and method the median seconds
-of both on one thread, or on a GPU with `--device cuda`, their ratio, and the relative error of both
-against the authors' form in float64; of methods without such a form here, our seconds. With
-`--records` it keeps them, and `python docs/generate.py` shows them. The spectrum is a power law
-with a stated exponent, flat (independent numbers), or `lora-16`: adapters of that rank, merged in
-the space that they span, by the methods that can be, where the authors' form takes their products.
+of both on one thread, or on a GPU with `--device cuda`, their ratio, the relative error of both
+against the authors' form in float64, and which operations take most of our time; of methods
+without such a form here, our seconds. With `--records` it keeps them, and `python
+docs/generate.py` shows them. The spectrum is a power law with a stated exponent, flat (independent
+numbers), or `lora-16`: adapters of that rank, merged in the space that they span, by the methods
+that can be, where the authors' form takes their products.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ __all__ = ["main", "matrices"]
 _CODEC = "delta_come"
 """Measured beside the methods: its decomposition of one delta, to a quarter of the rank."""
 _QUARTER = 4
+_HEAD = (
+    "shape      spectrum method             authors      ours   ratio   errors of both        "
+    "our time"
+)
+_OPERATIONS = 3  # of a profile that are told
 _ENOUGH = 60.0  # seconds after which nothing is repeated
 _MADE_UP = ("iso_c", "iso_cts", "opcm", "tsv_m")
 """Whose authors' form takes directions of singular value zero for what they are, and those are
@@ -145,6 +151,26 @@ def _timed(work: Callable[[], Tensor], device: str, repeats: int) -> tuple[float
     return statistics.median(seconds), results[0]
 
 
+def _profile(work: Callable[[], Tensor], device: str) -> dict[str, float]:
+    """The operations that take most of the time of one run, and their shares of it."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device != "cpu":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as watched:
+        work()
+        _now(device)
+    spent = {
+        event.key.removeprefix("aten::"): float(
+            event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
+        )
+        for event in watched.key_averages()
+        if event.key.startswith("aten::")
+    }
+    total = sum(spent.values()) or 1.0
+    most = sorted(spent, key=lambda name: -spent[name])[:_OPERATIONS]
+    return {name: round(spent[name] / total, 3) for name in most}
+
+
 def _now(device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize(device)
@@ -174,6 +200,7 @@ def _record(
         "authors": theirs,
         "ours": ours,
         "errors": errors or None,
+        "profile": _profile(lambda: _ours(method, case), device),
     }
 
 
@@ -184,7 +211,8 @@ def _line(record: Record) -> str:
     theirs = "         -" if slow is None else f"{slow:10.3f}"
     ratio = "      -" if slow is None else f"{slow / fast:7.1f}"
     where = f"{record['shape']:<10} {record['spectrum']:<8} {record['method']:<16}"
-    return f"{where} {theirs} {fast:9.4f} {ratio}   {shown[0]:>8} {shown[1]:>8}"
+    most = ", ".join(f"{name} {share:.0%}" for name, share in record["profile"].items())
+    return f"{where} {theirs} {fast:9.4f} {ratio}   {shown[0]:>8} {shown[1]:>8}   {most}"
 
 
 def _parser(known: Sequence[str]) -> argparse.ArgumentParser:
@@ -214,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for method in given.methods or known:  # what is imported and set up once is not timed
         _record(method, _case("64x64", "1", 2, given.device), 1,
                 device=given.device, reference=False)  # fmt: skip
-    print("shape      spectrum method             authors      ours   ratio   errors of both")
+    print(_HEAD)
     for shape in given.shapes.split(","):
         for word in given.exponents.split(","):
             case = _case(shape, word, given.experts, given.device)

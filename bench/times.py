@@ -33,7 +33,7 @@ def _numel(record: Record) -> int:
 def table(folder: Path) -> str:
     """Every method beside its authors' form, a table for each machine; empty without records."""
     head = ["method", "matrix", "spectrum", "experts", "authors' form s", "Cermet s"]
-    head += ["times faster", "error, theirs", "error, ours"]
+    head += ["times faster", "error, theirs", "error, ours", "our time"]
     return "\n".join(
         f"{_where(found)}\n\n" + markdown(head, [_row(record) for record in found])
         for found in _by_machine(_records(folder))
@@ -72,6 +72,7 @@ def _row(record: Record) -> list[str]:
         f"{ours:.3f}",
         "" if theirs is None else f"{theirs / ours:.1f}",
         *(["", ""] if errors is None else [f"{error:.1e}" for error in errors]),
+        ", ".join(f"{name} {share:.0%}" for name, share in record["profile"].items()),
     ]
 
 

@@ -26,8 +26,9 @@ from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import DEFAULT_BUDGET, MemoryGauge
+from cermet.engine.options import Options, check_device
 from cermet.engine.record import write_json
-from cermet.engine.run import Options, check_device
+from cermet.engine.tensors import device_of
 from cermet.recipes.adapters import AdapterPlan, check_adapters, resolve_adapters
 from cermet.recipes.document import Document, from_data
 from cermet.recipes.schema import ModelRef, Recipe, parse_recipe
@@ -261,7 +262,8 @@ def merge_adapters(
     parameters: of the method; one that has a value for each model is a number or a sequence in
         the order of the adapters.
 
-    Returns the merged adapter in the same form. Raises CermetError in one of its kinds.
+    Returns the merged adapter in the same form, on the device that all tensors are on, which does
+    the work. Raises CermetError in one of its kinds.
     """
     names = [f"adapter{i}" for i in range(len(adapters))]
     if not names:
@@ -270,13 +272,14 @@ def merge_adapters(
     recipe = recipe.model_copy(update={"seed": seed, "out_dtype": out_dtype})
     if base_model is not None:
         recipe = recipe.model_copy(update={"base_model": ModelRef(path=base_model)})
+    device = device_of([tensors for tensors, _ in adapters], names)
     held = dict(zip(names, adapters, strict=True))
     plan = resolve_adapters(
         recipe, document, lambda model: adapter_of(*held[model.path], model.path)
     )
     sink = MemorySink()
-    made = merge_adapters_into(plan, sink, Options(memory, threads))
-    tensors = {slot.name: sink.tensors[slot.name] for slot in slots_of_adapter(plan)}
+    made = merge_adapters_into(plan, sink, Options(memory, threads, str(device)))
+    tensors = {slot.name: sink.tensors[slot.name].to(device) for slot in slots_of_adapter(plan)}
     return tensors, adapter_config(plan, made.scales)
 
 

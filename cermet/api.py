@@ -20,8 +20,6 @@ from cermet.adapters import (
 )
 from cermet.checkpoints.carry import carry_files, chat_template
 from cermet.checkpoints.header import read_json
-from cermet.checkpoints.hub import locate
-from cermet.checkpoints.quantised import plain_weights
 from cermet.checkpoints.reader import Checkpoint, open_checkpoint, open_parts
 from cermet.checkpoints.tokenizer_edit import write_tokenizer
 from cermet.core.errors import (
@@ -40,17 +38,9 @@ from cermet.engine.folder import RECORD, OutputFolder, leftovers
 from cermet.engine.licences import compare_licences
 from cermet.engine.manifest import MANIFEST, manifest_of
 from cermet.engine.memory import DEFAULT_BUDGET
-from cermet.engine.record import read_record, record_of, versions, write_json
-from cermet.engine.run import (
-    DEFAULT_SHARD,
-    PARTS,
-    Finished,
-    Options,
-    check_device,
-    merge_plan,
-    parts_layout,
-    plan_layout,
-)
+from cermet.engine.options import DEFAULT_SHARD, Options, check_device
+from cermet.engine.record import record_in, record_of, run_folder, versions, write_json
+from cermet.engine.run import PARTS, Finished, merge_plan, parts_layout, plan_layout
 from cermet.engine.shards import models_record
 from cermet.engine.tensors import merge_tensors
 from cermet.engine.verify import (
@@ -65,6 +55,7 @@ from cermet.engine.verify import (
 from cermet.recipes.adapters import AdapterPlan
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.document import Document, from_data, read_document
+from cermet.recipes.opening import LazyTensors, folder_of, open_model
 from cermet.recipes.origins import origins_of
 from cermet.recipes.parts import check_recipe
 from cermet.recipes.plan import Plan
@@ -115,34 +106,7 @@ def open(path: str | Path) -> Mapping[str, Tensor]:
     `path` is a folder, a .safetensors file, a hub name, or `model+adapter`. A tensor is read
     when it is asked for; tensors of safetensors files are views of the file.
     """
-    return _Lazy(opened(parse_model(str(path))))
-
-
-class _Lazy(Mapping[str, Tensor]):
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-
-    def __getitem__(self, name: str) -> Tensor:
-        info = self._checkpoint.tensors[name]
-        return self._checkpoint.block(name, 0, info.numel).reshape(info.shape)
-
-    def __iter__(self) -> Any:
-        return iter(self._checkpoint.tensors)
-
-    def __len__(self) -> int:
-        return len(self._checkpoint.tensors)
-
-
-def opened(reference: ModelRef, root: Path | None = None) -> Checkpoint:
-    """Open a model that a recipe names, with its adapter."""
-    stored = open_checkpoint(locate(reference.path, reference.revision, root), reference.path)
-    base = plain_weights(stored)
-    if reference.lora is None:
-        return base
-    from cermet.checkpoints.lora import AdaptedCheckpoint
-
-    adapter = locate(reference.lora, reference.lora_revision, root)
-    return AdaptedCheckpoint(base, adapter, path=str(reference))
+    return LazyTensors(open_model(parse_model(str(path))))
 
 
 def _document(recipe: RecipeLike) -> Document:
@@ -171,7 +135,7 @@ def plan(
     def folder(model: ModelRef) -> Path:
         return folder_of(model, root)
 
-    aligned = align(parsed, document, lambda m: opened(m, root), folder)
+    aligned = align(parsed, document, lambda m: open_model(m, root), folder)
     found = resolve(
         parsed, document, aligned.open, lambda one, other: differ(one, other, folder), compat=compat
     )
@@ -295,12 +259,6 @@ def _check_space(resolved: Plan, options: Options, folder: OutputFolder) -> None
     folder.check_space(needed - present)
 
 
-def folder_of(reference: ModelRef, root: Path | None = None) -> Path:
-    """The folder that holds a model's files."""
-    path = locate(reference.path, reference.revision, root)
-    return path if path.is_dir() else path.parent
-
-
 def _write_beside(
     resolved: Plan,
     document: Document,
@@ -390,20 +348,7 @@ def _named(record: Mapping[str, Any], root: Path) -> list[tuple[str, Callable[[]
         recipe, _ = parse_recipe(from_data(record["recipe"]), compat=True)
     except InputError:
         return []
-    return [(m.path, partial(opened, m, root)) for m in recipe.references()]
-
-
-def record_in(folder: Path) -> dict[str, Any]:
-    """The record of a folder that Cermet wrote."""
-    path = folder / RECORD
-    if not path.is_file():
-        raise InputError(f"'{folder}' holds no {RECORD}; it was not written by Cermet.")
-    return read_record(path)
-
-
-def run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
-    """The folder from which a merge was run, seen from its output."""
-    return (folder.absolute() / str(record["run"].get("folder", "."))).resolve()
+    return [(m.path, partial(open_model, m, root)) for m in recipe.references()]
 
 
 def clean(folder: str | Path, *, remove: bool) -> list[tuple[Path, int]]:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cermet import api
 from cermet.anatomy import survey
 from cermet.api import Merged
 from cermet.checkpoints.carry import carry_files
@@ -39,10 +38,11 @@ from cermet.engine.decode import DecodeJob
 from cermet.engine.encode import WHOLE
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.once import Progress, Ran, record_once, run_once
+from cermet.engine.options import Options, executor_for
 from cermet.engine.record import write_json
-from cermet.engine.run import Options, executor_for
 from cermet.engine.shards import shards_of
 from cermet.engine.target import ShardTarget
+from cermet.recipes.opening import folder_of, open_model
 from cermet.recipes.schema import parse_model
 from cermet.recipes.settings import convert
 
@@ -116,8 +116,8 @@ def _open(folder: Path, base: str | None) -> _Opened:
     name = base if base is not None else archive.base.name
     root = None if base is not None else (folder.absolute() / archive.folder).resolve()
     try:
-        given = api.opened(parse_model(name), root)
-        place = api.folder_of(parse_model(name), root)
+        given = open_model(parse_model(name), root)
+        place = folder_of(parse_model(name), root)
     except InputError as error:
         if base is not None:
             raise

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cermet import api
 from cermet.anatomy import survey
 from cermet.api import Merged
 from cermet.archives import restore_archive
@@ -33,11 +32,13 @@ from cermet.engine.job import Done
 from cermet.engine.manifest import Manifest, read_manifest
 from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.engine.once import Progress, Ran, record_once, run_once
-from cermet.engine.record import read_record, write_json
+from cermet.engine.options import DEFAULT_SHARD, Options, executor_for
+from cermet.engine.record import read_record, run_folder, write_json
 from cermet.engine.restore import Digests, RestoreJob, parts_of, shares
-from cermet.engine.run import DEFAULT_SHARD, PARTS, Options, executor_for
+from cermet.engine.run import PARTS
 from cermet.engine.shards import shards_of
 from cermet.engine.target import ShardTarget
+from cermet.recipes.opening import open_model
 from cermet.recipes.schema import parse_model
 
 __all__ = ["restore"]
@@ -129,7 +130,7 @@ def _opened(folder: Path, base: str | Path | None) -> _Assembly:
     given, name = None, str(base) if base is not None else manifest.base
     if manifest.base is not None and name is not None:
         try:
-            given = api.opened(parse_model(name), api.run_folder(folder, record))
+            given = open_model(parse_model(name), run_folder(folder, record))
         except InputError as error:
             raise InputError(
                 f"The base of '{folder}' is not where it was: {error} Say where it is with --base."

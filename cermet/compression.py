@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cermet import api
 from cermet.checkpoints.adapter import FACTORS, adapter_config
 from cermet.checkpoints.carry import carry_files
 from cermet.checkpoints.origin import origin_of
@@ -26,10 +25,11 @@ from cermet.engine.figures import Row, rows
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.gather import TIED
 from cermet.engine.memory import DEFAULT_BUDGET
+from cermet.engine.options import DEFAULT_SHARD, Options, check_device
 from cermet.engine.pairs import pairs
-from cermet.engine.record import versions, write_json
-from cermet.engine.run import DEFAULT_SHARD, Options
+from cermet.engine.record import machine, versions, write_json
 from cermet.engine.shards import shards_of
+from cermet.recipes.opening import folder_of, open_model
 from cermet.recipes.schema import parse_model
 from cermet.recipes.settings import convert
 
@@ -76,6 +76,7 @@ def compress(
     needs: Mapping[str, str | Path] | None = None,
     memory: int = DEFAULT_BUDGET,
     threads: int | None = None,
+    device: str = "cpu",
     shard_size: int = DEFAULT_SHARD,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -90,23 +91,25 @@ def compress(
     rest: what becomes of tensors that the codec does not cover: `expert` keeps their own bytes,
         `base` leaves them out; by default as the codec declares.
     needs: files of statistics that the codec can use, by name.
-    memory, threads, shard_size, overwrite, progress: as of `merge`.
+    device: cpu or cuda, where deltas are encoded; the error is that of what is restored on the
+        CPU. memory, threads, shard_size, overwrite, progress: as of `merge`.
     parameters: of the codec.
 
     Raises CermetError in one of its kinds; the output is then as it was before.
     """
+    check_device(device)
     found = find_codec(codec)
     values = _values(found, parameters)
     if rest not in (None, "expert", "base"):
         raise InputError(f"'{rest}' is not what becomes of the rest: expert or base.")
-    models = [api.opened(parse_model(str(m))) for m in (base, expert)]
+    models = [open_model(parse_model(str(m))) for m in (base, expert)]
     extras = _extras(found, needs or {})
     work = Work(
         found, values, models[1], models[0], pairs(models[1], models[0]),
         rest or found.otherwise, seed, extras,
     )  # fmt: skip
     _check_apart([*models, *extras.values()], Path(out), "is compressed")
-    options = Options(memory=memory, threads=threads, shard_size=shard_size)
+    options = Options(memory, threads, device, shard_size)
     with _written(Path(out), overwrite) as folder:
         encoded = encode(work, folder, options, progress)
         files = _write_beside(work, str(base), str(expert), encoded, folder)
@@ -177,7 +180,7 @@ def _write_beside(
     work: Work, base: str, expert: str, encoded: Encoded, folder: OutputFolder
 ) -> list[str]:
     """Config, tokenizer and other files, model card, manifest; the names of all."""
-    source = api.folder_of(parse_model(expert))
+    source = folder_of(parse_model(expert))
     if work.expert.config:
         write_json(folder.work / "config.json", work.expert.config)
     carry_files(source, source, folder.work)
@@ -262,6 +265,7 @@ def _record(
         "format": 1,
         "compression": {k: v for k, v in report.items() if k not in _OF_THE_RUN},
         "versions": versions(),
+        "machine": machine(options.device),
         "run": {
             "folder": os.path.relpath(Path.cwd(), folder.out),
             "device": options.device,
@@ -289,5 +293,5 @@ A delta archive of Cermet, made with the codec `{work.codec.name}` ({work.codec.
 cermet restore ARCHIVE OUT --base {base}
 ```
 """
-    origins = [origin_of(n, "model", api.folder_of(parse_model(n))) for n in (base, expert)]
+    origins = [origin_of(n, "model", folder_of(parse_model(n))) for n in (base, expert)]
     return page(origins, body, tags=("delta", work.codec.name))

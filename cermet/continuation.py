@@ -14,9 +14,11 @@ from cermet.checkpoints.reader import Checkpoint, open_checkpoint
 from cermet.core.errors import FormatError, InputError, MismatchError
 from cermet.core.registry import all_methods, find_method
 from cermet.engine.findings import Findings
+from cermet.engine.record import record_in, run_folder
 from cermet.engine.shards import digest_of
 from cermet.engine.verify import check_beside, check_digests
 from cermet.recipes.document import from_data
+from cermet.recipes.opening import open_model
 from cermet.recipes.schema import ModelRef, Recipe, parse_model, parse_recipe
 
 __all__ = ["continue_merge"]
@@ -45,7 +47,7 @@ def continue_merge(
     CermetError in one of its kinds; the output is then as it was before.
     """
     folder = Path(merged)
-    record = api.record_in(folder)
+    record = record_in(folder)
     recipe = _recipe(folder, record)
     state = record.get("continue")
     if not state:
@@ -57,7 +59,7 @@ def continue_merge(
         model["name"] for model in record["models"]
     ]:
         raise FormatError(f"The record of '{folder}' names no base; it is damaged.")
-    root = api.run_folder(folder, record)
+    root = run_folder(folder, record)
     found = parse_model(str(base)) if base is not None else _here(recipe.base_model, root)
     _check_merged(folder, record)
     _check_base(folder, record, str(recipe.base_model), str(found), _opened(folder, found))
@@ -113,7 +115,7 @@ def _here(model: ModelRef, root: Path) -> ModelRef:
 
 def _opened(folder: Path, base: ModelRef) -> Checkpoint:
     try:
-        return api.opened(base)
+        return open_model(base)
     except InputError as error:
         raise InputError(
             f"The base of '{folder}' is not where it was: {error} Say where it is with --base."

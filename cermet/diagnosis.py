@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cermet.api import folder_of, record_in, run_folder
 from cermet.checkpoints.hub import locate
+from cermet.engine.record import record_in, run_folder
+from cermet.recipes.opening import folder_of
 from cermet.recipes.schema import parse_model
 
 __all__ = ["Look", "diagnose"]

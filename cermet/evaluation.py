@@ -9,14 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from cermet.api import folder_of, merge
+from cermet.api import merge
 from cermet.assemblies import restore
 from cermet.checkpoints.hub import locate
 from cermet.core.errors import InputError
 from cermet.core.fingerprint import sha256_hex
 from cermet.engine.archive import is_archive
 from cermet.engine.manifest import MANIFEST, read_manifest
-from cermet.engine.run import check_device
+from cermet.engine.options import check_device
 from cermet.evaluate.evaluator import Evaluator, Tick, find_task
 from cermet.evaluate.harness import HarnessResult, harness
 from cermet.evaluate.harness_tasks import write_task
@@ -25,6 +25,7 @@ from cermet.evaluate.outcomes import Outcomes
 from cermet.evaluate.report import Evaluation, mean_of, result_of, write_records
 from cermet.evaluate.statistics import forgetting
 from cermet.inference.threads import with_threads
+from cermet.recipes.opening import folder_of
 from cermet.recipes.pool import Pool, Split, Task, read_pool
 from cermet.recipes.schema import parse_model
 

@@ -39,12 +39,14 @@ from cermet.analyse.verdicts import (
 from cermet.analyse.vocabulary import VocabularyDifference, differ, vocabulary_of
 from cermet.analyse.walk import Window, threads_within, walk, windows
 from cermet.analyse.weights import repeats, same_bytes, summed, tensor_records
-from cermet.api import folder_of, plan, record_in
+from cermet.api import plan
 from cermet.checkpoints.lora import AdaptedCheckpoint
 from cermet.core.errors import DataError, FormatError, InputError
 from cermet.engine.folder import RECORD
 from cermet.engine.manifest import MANIFEST, read_manifest
 from cermet.engine.memory import DEFAULT_BUDGET, keep_freed_memory
+from cermet.engine.record import record_in
+from cermet.recipes.opening import folder_of
 from cermet.recipes.schema import ModelRef, parse_model
 
 __all__ = ["Comparison", "Inspection", "compare", "inspect"]

@@ -19,7 +19,8 @@ from cermet.core.errors import BudgetError, InputError
 from cermet.engine.copy import check_copies
 from cermet.engine.folder import OutputFolder
 from cermet.engine.memory import available_memory
-from cermet.engine.run import DEFAULT_SHARD, fingerprint, plan_layout
+from cermet.engine.options import DEFAULT_SHARD
+from cermet.engine.run import fingerprint, plan_layout
 from cermet.learn.examples import read_examples
 from cermet.learn.groups import filtered, groups_of
 from cermet.learn.kept import read_soup, write_soup

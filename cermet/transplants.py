@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from cermet import api
 from cermet.anatomy import survey, vocabulary_keys
 from cermet.checkpoints.carry import carry_files, tokenizer_files
 from cermet.checkpoints.dtypes import FLOATS, SIZES, TORCH
@@ -41,9 +40,9 @@ from cermet.engine.job import Done
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import available_memory
 from cermet.engine.once import Progress, Ran, record_once, run_once
+from cermet.engine.options import DEFAULT_SHARD, Options, executor_for
 from cermet.engine.record import write_json
 from cermet.engine.restore import Digests
-from cermet.engine.run import DEFAULT_SHARD, Options, executor_for
 from cermet.engine.shards import digest_of, shards_of, stored
 from cermet.engine.target import ShardTarget
 from cermet.engine.transplant import (
@@ -56,6 +55,7 @@ from cermet.engine.transplant import (
     summary,
 )
 from cermet.maths.pursuit import working_bytes
+from cermet.recipes.opening import folder_of, open_model
 from cermet.recipes.schema import ModelRef, parse_model
 from cermet.recipes.special_ids import SpecialIds
 
@@ -159,8 +159,8 @@ def transplant(
 
 def _side(name: str | Path) -> _Side:
     reference = parse_model(str(name))
-    checkpoint = api.opened(reference)
-    folder = api.folder_of(reference)
+    checkpoint = open_model(reference)
+    folder = folder_of(reference)
     if not tokenizer_files(folder):
         raise InputError(f"'{name}' holds no tokenizer.")
     return _Side(reference, folder, checkpoint, read_tokenizer(folder))

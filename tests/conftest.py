@@ -127,3 +127,19 @@ def _namespace(doctest_namespace: dict[str, Any]) -> None:
     doctest_namespace["merge"] = _merge
     doctest_namespace["compress"] = _compress
     doctest_namespace["merge_lora"] = _merge_lora
+
+
+@pytest.fixture(scope="session")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Language models that know cats, dogs and neither; tests only read them."""
+    from tests.learn.pools import write_llamas
+
+    return write_llamas(tmp_path_factory.mktemp("llamas"))
+
+
+@pytest.fixture(scope="session")
+def berts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two classifiers, of which one tells cats from dogs; tests only read them."""
+    from tests.learn.pools import write_berts
+
+    return write_berts(tmp_path_factory.mktemp("berts"))

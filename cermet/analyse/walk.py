@@ -8,14 +8,11 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial, reduce
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
-import torch
-
 from cermet.core.errors import BudgetError
-from cermet.engine.executors import Stage
+from cermet.engine.executors import Stage, one_thread
 from cermet.engine.executors.threads import Threads
 
 __all__ = ["Addable", "Window", "cores", "each", "threads_within", "walk", "windows"]
@@ -122,7 +119,7 @@ def walk(
     """
     found: dict[str, Part] = {}
     jobs = [_Job(name, cut, work, found, progress) for name, cut in cuts.items()]
-    with _one_thread_each():
+    with one_thread():
         Threads(threads).run(jobs)
     return {name: found[name] for name in cuts if name in found}
 
@@ -132,17 +129,6 @@ def each(names: Sequence[str], work: Callable[[str], Found], threads: int) -> di
     found: dict[str, Found] = {}
     whole = [Window(0, 1)]
     jobs = [_Job(name, whole, lambda name, _: work(name), found, None) for name in names]
-    with _one_thread_each():
+    with one_thread():
         Threads(threads).run(jobs)
     return {name: found[name] for name in names}
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """No threads inside torch, which sums and products would round by."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -60,11 +60,14 @@ class Adapted:
         """Of the delta b @ a, a kernel laid flat: [out, in]."""
         return self.b.shape[0], math.prod(self.a.shape[1:])
 
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        """a [rank, in] and b [out, rank] in float32, in memory of their own."""
+    def matrices(self, device: str = "cpu") -> tuple[Tensor, Tensor]:
+        """a [rank, in] and b [out, rank] in float32, on a device and in memory of their own."""
         a, b = self.a.reshape(self.rank, -1), self.b.reshape(self.b.shape[0], -1)
         # fresh memory: a mapped file may lie at any address, and BLAS rounds by alignment
-        return torch.empty(a.shape).copy_(a), torch.empty(b.shape).copy_(b)
+        return (
+            torch.empty(a.shape, device=device).copy_(a),
+            torch.empty(b.shape, device=device).copy_(b),
+        )
 
 
 @dataclass(frozen=True)

@@ -98,3 +98,12 @@ def main() -> None:
     except MemoryError:
         print("cermet: not enough memory; try a smaller --memory budget.", file=sys.stderr)
         raise SystemExit(4) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        print(
+            "cermet: not enough memory on the GPU; try a smaller --memory budget or fewer "
+            "--threads.",
+            file=sys.stderr,
+        )
+        raise SystemExit(4) from None

@@ -43,6 +43,7 @@ def compress(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; all cores by default.")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     shard_size: Annotated[str, typer.Option(help="Most bytes in one weight file.")] = "5GB",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that Cermet wrote.")
@@ -54,15 +55,15 @@ def compress(
     if len(models) != 2:
         raise InputError(f"Name a base and an expert, not {' '.join(models) or 'nothing'}.")
 
-    from cermet.api import opened
     from cermet.cli.progress import Bar
     from cermet.compression import compress as run
     from cermet.core.codec import find_codec
     from cermet.engine.memory import parse_size
+    from cermet.recipes.opening import open_model
     from cermet.recipes.schema import parse_model
 
     find_codec(codec)
-    expert = opened(parse_model(models[1]))
+    expert = open_model(parse_model(models[1]))
     bar = Bar("compressing")
     bar.start(sum(info.nbytes for info in expert.tensors.values()), len(expert.tensors))
     with bar:
@@ -76,6 +77,7 @@ def compress(
             needs=_files(needs or []),
             memory=parse_size(memory),
             threads=threads,
+            device=device,
             shard_size=parse_size(shard_size),
             overwrite=overwrite,
             progress=bar.advance,

@@ -15,6 +15,7 @@ import typer
 from cermet.core.errors import InputError
 
 if TYPE_CHECKING:
+    from cermet.api import Merged
     from cermet.recipes.adapters import AdapterPlan
     from cermet.recipes.plan import Plan
 
@@ -57,8 +58,6 @@ def merge(
     ] = None,
 ) -> None:
     """Merge models into one checkpoint, as a recipe says."""
-    from rich.filesize import decimal
-
     from cermet import api
     from cermet.cli.progress import Bar
     from cermet.continuation import continue_merge
@@ -72,7 +71,7 @@ def merge(
         load_plugin(path)
     into = _output(out, named)
     bar = Bar("merging")
-    run: Callable[..., api.Merged]
+    run: Callable[..., Merged]
     if continued is None:
         if base is not None:
             raise InputError("--base goes with --continue; a recipe names its own base.")
@@ -107,6 +106,13 @@ def merge(
             err=True,
         )
         raise SystemExit(130) from None
+    _tell(done, into)
+
+
+def _tell(done: Merged, into: Path) -> None:
+    """What was written, what a rank left out, and how to get an expert back."""
+    from rich.filesize import decimal
+
     resumed = f", {done.resumed_pieces} pieces were there already" if done.resumed_pieces else ""
     typer.echo(
         f"{into}: {done.tensors} tensors, {decimal(done.bytes)}, merged in "

@@ -40,7 +40,7 @@ def plan(
     from cermet.engine.forecast import forecast
     from cermet.engine.interference import adapter_forecast
     from cermet.engine.memory import parse_size
-    from cermet.engine.run import Options
+    from cermet.engine.options import Options
     from cermet.recipes.adapters import AdapterPlan
 
     for path in plugin or []:

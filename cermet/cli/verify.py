@@ -21,8 +21,9 @@ def verify(
     from cermet import api
     from cermet.core.errors import DataError, InputError
     from cermet.engine.adapter_files import FORM
+    from cermet.engine.record import record_in
 
-    if load and api.record_in(path).get("of") == FORM:
+    if load and record_in(path).get("of") == FORM:
         raise InputError(
             f"'{path}' is an adapter, which is no model to be run; merge base+{path} and load that."
         )

@@ -161,7 +161,7 @@ def decode_bands(
     out, into = sides
     reader = _Reader(parts)
     sigma = reader.take("sigma", sum(count for _, count in bands))
-    total = torch.zeros(out, into)
+    total = sigma.new_zeros(out, into)
     columns: Tensor | None = None
     for bits, band in _slices(bands):
         count = band.stop - band.start
@@ -195,7 +195,7 @@ class _Reader:
 
     def order(self, count: int) -> Tensor:
         found = self.take("order", count).long()
-        if not torch.equal(found.sort().values, torch.arange(count)):
+        if not torch.equal(found.sort().values, torch.arange(count, device=found.device)):
             raise ValueError("its order is not one of its columns")
         return found
 

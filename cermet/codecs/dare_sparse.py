@@ -22,7 +22,7 @@ def _everything(*, place: Place) -> bool:
 def _decode(
     *, count: int, values: Tensor, noise: Float[Tensor, "count"], density: float
 ) -> Float[Tensor, "count"]:
-    found = torch.zeros(count)
+    found = torch.zeros(count, device=values.device)
     found[noise < density] = values.float()
     return found
 

@@ -105,6 +105,8 @@ def delta_come(
     Maths       δ = U Σ Vᵀ;  δ̂ = Σ over bands of Q(U) Σ Q(V)ᵀ, the leading band in 8 bits, then 3,
                 then 2;  Q: asymmetric grids of groups of columns, by GPTQ where gram is given,
                 to the nearest where not
+                Cost for a matrix of M × k, p columns in all: a Gram matrix of Mk², its p leading
+                eigenvectors, a product; by GPTQ a Cholesky factor of the inputs and of each band
     Keeps       Σ bits · columns · (out + in) a matrix, singular values in float32, a scale and a
                 zero for each group; matrices of attention and MLP only, all else is the expert's
     Parameters  bits: bits a weight for the codes (1 by default), from which the number of columns

@@ -100,6 +100,7 @@ def graftllm(
     """A SkillPack: singular vectors in 8, 4 and 2 bits, more of them for the MLP.
 
     Maths       as delta_come, with the bands 8, 4 and 2
+                Cost as that of delta_come
     Keeps       as delta_come
     Parameters  attention_8 to mlp_2: columns of so many bits for the matrices of attention and
                 of the MLP, as far as their ranks go. group, act_order, damping, exact: as of

@@ -8,25 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.codec import codec
-from cermet.core.types import Place
+from cermet.codecs.grouped import bytes_of, grouped
 from cermet.maths.groups import from_groups, to_groups
-from cermet.maths.packing import pack, packed_size, unpack
+from cermet.maths.packing import pack, unpack
 
 _MIDDLE = 8  # what is added so that no code is negative
-
-
-def _covers(*, place: Place) -> bool:
-    return len(place.shape) > 1
-
-
-def _bytes(*, place: Place, group: int) -> int:
-    numel = torch.Size(place.shape).numel()
-    return packed_size(numel, 4) + 2 * -(-numel // group)
-
-
-def _power(*, group: int) -> str | None:
-    return None if group & (group - 1) == 0 else f"group must be a power of two, not {group}"
 
 
 def _decode(*, count: int, codes: Tensor, scales: Tensor, group: int) -> Float[Tensor, "count"]:
@@ -34,14 +20,7 @@ def _decode(*, count: int, codes: Tensor, scales: Tensor, group: int) -> Float[T
     return from_groups(numbers, scales, group)
 
 
-@codec(
-    decode=_decode,
-    source="round to nearest",
-    covers=_covers,
-    size=_bytes,
-    check=_power,
-    limits={"group": (8, 65536)},
-)
+@grouped(decode=_decode, size=bytes_of(4))
 def int4(delta: Float[Tensor, "count"], *, group: int = 64) -> Mapping[str, Tensor]:
     """Every weight's change in 4 bits, with a scale for each group of weights.
 

@@ -4,40 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.codec import codec
-from cermet.core.types import Place
+from cermet.codecs.grouped import bytes_of, grouped
 from cermet.maths.groups import from_groups, to_groups
-
-
-def _covers(*, place: Place) -> bool:
-    return len(place.shape) > 1
-
-
-def _bytes(*, place: Place, group: int) -> int:
-    numel = torch.Size(place.shape).numel()
-    return numel + 2 * -(-numel // group)
-
-
-def _power(*, group: int) -> str | None:
-    return None if group & (group - 1) == 0 else f"group must be a power of two, not {group}"
 
 
 def _decode(*, codes: Tensor, scales: Tensor, group: int) -> Float[Tensor, "count"]:
     return from_groups(codes, scales, group)
 
 
-@codec(
-    decode=_decode,
-    source="round to nearest",
-    covers=_covers,
-    size=_bytes,
-    check=_power,
-    limits={"group": (8, 65536)},
-)
+@grouped(decode=_decode, size=bytes_of(8))
 def int8(delta: Float[Tensor, "count"], *, group: int = 128) -> Mapping[str, Tensor]:
     """Every weight's change in 8 bits, with a scale for each group of weights.
 

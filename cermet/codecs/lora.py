@@ -52,6 +52,8 @@ def lora(
     """A LoRA adapter of the best low rank of each matrix, which PEFT loads.
 
     Maths       δ = U Σ Vᵀ, cut to a rank;  B = U √Σ, A = √Σ Vᵀ;  δ̂ = B A, with α = r
+                Cost for a matrix of M × k: a Gram matrix of Mk², its r leading eigenvectors, a
+                product
     Keeps       rank · (rows + columns) numbers in the expert's dtype for each matrix of attention
                 and MLP; all else whole, under modules_to_save
     Parameters  rank: the largest rank. epsilon: singular values up to it are left out. distribute:

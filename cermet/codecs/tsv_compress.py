@@ -45,6 +45,8 @@ def tsv_compress(
     """The leading singular triplets of each matrix, as two thin ones.
 
     Maths       δ = Σⱼ σⱼ uⱼ vⱼᵀ;  δ̂ = the first p of them, p = ⌊d · min(rows, columns)⌋
+                Cost for a matrix of M × k: a Gram matrix of Mk², its p leading eigenvectors, a
+                product
     Keeps       p · (rows + columns) numbers in the expert's dtype for each matrix outside of
                 vocabularies; all else is the expert's own
     Parameters  density: share d of the rank that is kept; 1 / T gives T tasks in the bytes of one

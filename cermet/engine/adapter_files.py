@@ -15,8 +15,8 @@ from cermet.core.fingerprint import digest_hex
 from cermet.engine.adapters import Made
 from cermet.engine.card import named, page, sources_section
 from cermet.engine.folder import OutputFolder
+from cermet.engine.options import Options
 from cermet.engine.record import beside, machine, origins_record, recipe_sha256, versions
-from cermet.engine.run import Options
 from cermet.recipes.adapters import AdapterPlan
 
 __all__ = ["FORM", "adapter_card", "adapter_config", "adapter_record", "changed_files"]

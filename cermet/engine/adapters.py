@@ -20,10 +20,11 @@ from cermet.core.noise import RESOLUTION, Stream
 from cermet.core.registry import call
 from cermet.engine.blocks import Input
 from cermet.engine.deltas import Deltas, ReducedTarget
-from cermet.engine.executors import Stage, Staged
+from cermet.engine.executors import Stage, Staged, one_thread
 from cermet.engine.finite import refuse_non_finite
 from cermet.engine.group import grouped
-from cermet.engine.run import Options, executor_for, job_of
+from cermet.engine.options import Options, executor_for
+from cermet.engine.run import job_of
 from cermet.engine.span import Cores, spans_of
 from cermet.engine.target import MemoryTarget
 from cermet.maths.factors import Factors
@@ -118,9 +119,7 @@ def merge_adapters_into(
     _check_finite(plan)
     run = _Run(plan, sink, options, progress)
     tasks = [t for t in plan.tasks if only is None or t.module in only]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the modules are parallel, not the sums inside them
-    try:
+    with one_thread():
         if plan.method.on == "deltas":
             run.deltas(tasks)
         else:
@@ -128,8 +127,6 @@ def merge_adapters_into(
         if only is None:
             for whole in plan.whole:
                 run.take(_whole_name(plan, whole), _whole(plan, whole), whole.dtype)
-    finally:
-        torch.set_num_threads(threads)
     return run.made
 
 
@@ -230,7 +227,8 @@ class _Run:
     def deltas(self, tasks: list[AdapterTask]) -> None:
         """A method on deltas: merged block by block, truncated module by module."""
         plan, workers = self.plan, _workers(self.plan, self.options)
-        checkpoints = tuple(Deltas(adapter, plan.tasks) for adapter in plan.adapters)
+        device = self.options.device
+        checkpoints = tuple(Deltas(adapter, plan.tasks, device) for adapter in plan.adapters)
         seed, biases = plan.recipe.seed, dict[str, Tensor]()
         chosen = plan.tasks if plan.method.whole else tasks
         weights = self._in_span(chosen) if plan.in_span else self._whole(chosen, checkpoints)
@@ -253,17 +251,20 @@ class _Run:
     ) -> Iterator[Staged]:
         """Jobs on the deltas themselves."""
         for task in tasks:
-            target = ReducedTarget(task.like.shape, task.rank, partial(self.factors, task))
+            done, device = partial(self.factors, task), self.options.device
+            target = ReducedTarget(task.like.shape, task.rank, device, done)
             yield self._weight(task.of_delta(self.plan.method), checkpoints, target)
 
     def _in_span(self, tasks: Sequence[AdapterTask]) -> Iterator[Staged]:
         """Jobs on their cores, whose place keeps the shape of the whole."""
-        plan, spans = self.plan, spans_of(self.plan)
+        plan, device = self.plan, self.options.device
+        spans = spans_of(plan, device)
         cores = tuple(Cores(plan, a, i, spans) for i, a in enumerate(plan.adapters))
         for task in tasks:
             done = spans[task.module].lifted(partial(self.factors, task))
             work = replace(task.of_delta(plan.method), shape=task.core)
-            yield self._weight(work, cores, ReducedTarget(task.core, task.rank, done))
+            target = ReducedTarget(task.core, task.rank, device, done)
+            yield self._weight(work, cores, target)
 
     def _weight(self, work: Task, sources: tuple[Checkpoint, ...], target: ReducedTarget) -> Staged:
         seed, finished = self.plan.recipe.seed, target.finished
@@ -288,9 +289,9 @@ class _FactorJob:
         yield [self._merge]
 
     def _merge(self) -> None:
-        plan, task = self._run.plan, self._task
+        plan, task, device = self._run.plan, self._task, self._run.options.device
         held = [plan.adapters[i].modules[task.module] for i in task.members]
-        given = [Factors(*self._moved(*m.matrices()), m.scale) for m in held]
+        given = [Factors(*m.matrices(device), m.scale) for m in held]
         known: Mapping[str, Any] = {
             **task.parameters,
             "rank": task.rank,
@@ -307,17 +308,13 @@ class _FactorJob:
         self._run.factors(task, found)
         if task.bias:
             weights = task.parameters.get("weight", (1.0,) * len(held))
-            parts = [torch.zeros(task.like.shape[0])]
+            parts = [torch.zeros(task.like.shape[0], device=device)]
             parts += [
-                m.bias.to(torch.float32) * (w * m.scale / found.scale)
+                m.bias.to(device, torch.float32) * (w * m.scale / found.scale)
                 for m, w in zip(held, weights, strict=True)
                 if m.bias is not None
             ]
             self._run.bias(task, torch.stack(parts).sum(dim=0))
-
-    def _moved(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        device = self._run.options.device
-        return a.to(device), b.to(device)
 
     def _draws(self, member: int, what: str, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers in [0, 1), by seed, module, adapter and what they are for."""

@@ -23,13 +23,14 @@ from cermet.core.registry import Method, call
 from cermet.engine.archive import Entry, How
 from cermet.engine.blocks import Input
 from cermet.engine.encode import EncodeJob, Spool
+from cermet.engine.executors import one_thread
 from cermet.engine.folder import OutputFolder
 from cermet.engine.gather import Part, gather, stored
 from cermet.engine.group import Group
 from cermet.engine.job import Job
 from cermet.engine.memory import MemoryGauge, keep_freed_memory
+from cermet.engine.options import Options, executor_for
 from cermet.engine.pairs import Pair
-from cermet.engine.run import Options, executor_for
 from cermet.engine.target import MemoryTarget
 
 __all__ = ["Encoded", "Work", "coded", "encode", "how_of", "workers_for"]
@@ -129,7 +130,7 @@ def encode(
     keep_freed_memory()
     began = time.perf_counter()
     folder.clear()
-    gauge = MemoryGauge()
+    gauge, device = MemoryGauge(), options.device
 
     def told(name: str, nbytes: int) -> None:
         gauge.look()
@@ -137,18 +138,16 @@ def encode(
             progress(name, nbytes)
 
     spool = Spool(folder.work / _SPOOL)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
-        executor = executor_for(workers)
-        states = _states(work, executor_for(workers))
-        jobs = [_job(work, pair, states, spool, partial(told, pair.place.name))
-                for pair in work.pairs]  # fmt: skip
-        executor.run(jobs)
-        adapter = {p.place.name: p.tied for p in work.pairs} if work.codec.adapter else None
-        files, parts, synced = gather(jobs, spool, folder, options, adapter)
+        with one_thread():
+            executor = executor_for(workers)
+            states = _states(work, executor_for(workers), device)
+            jobs = [_job(work, pair, states, spool, device, partial(told, pair.place.name))
+                    for pair in work.pairs]  # fmt: skip
+            executor.run(jobs)
+            adapter = {p.place.name: p.tied for p in work.pairs} if work.codec.adapter else None
+            files, parts, synced = gather(jobs, spool, folder, options, adapter)
     finally:
-        torch.set_num_threads(threads)
         spool.close()
     return Encoded(
         files,
@@ -187,7 +186,7 @@ def _check_space(work: Work, folder: OutputFolder) -> None:
 # -- passes before ------------------------------------------------------------
 
 
-def _states(work: Work, executor: Any) -> dict[str, dict[str, Any]]:
+def _states(work: Work, executor: Any, device: str) -> dict[str, dict[str, Any]]:
     """What the rounds of a codec have found, for each tensor that it encodes."""
     if not work.codec.rounds:
         return {}
@@ -196,7 +195,7 @@ def _states(work: Work, executor: Any) -> dict[str, dict[str, Any]]:
         Job(
             pair.place.name, pair.place.shape, method,
             [Input(work.expert, pair.place.name)], Input(work.base, pair.base),
-            work.parameters, _NOTHING, place=pair.place, block=CHUNK,
+            work.parameters, _NOTHING, device=device, place=pair.place, block=CHUNK,
         )
         for pair in work.pairs if coded(work, pair)
     ]  # fmt: skip
@@ -220,12 +219,14 @@ def _as_method(codec: Codec) -> Method:
 class _Endings(Mapping[str, Tensor]):
     """The statistics of one tensor by their endings, read when they are asked for."""
 
-    def __init__(self, held: Checkpoint, tensor: str, extra: Extra) -> None:
+    def __init__(self, held: Checkpoint, tensor: str, extra: Extra, device: str) -> None:
         self._held, self._tensor, self._endings = held, tensor, extra.endings
+        self._device = device
 
     def __getitem__(self, ending: str) -> Tensor:
         info = self._held.tensors[self._tensor + ending]
-        return self._held.block(info.name, 0, info.numel).reshape(info.shape).float()
+        stored = self._held.block(info.name, 0, info.numel).reshape(info.shape)
+        return stored.to(self._device).float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._endings)
@@ -234,11 +235,11 @@ class _Endings(Mapping[str, Tensor]):
         return len(self._endings)
 
 
-def _extras(work: Work, tensor: str) -> dict[str, _Endings | None]:
+def _extras(work: Work, tensor: str, device: str) -> dict[str, _Endings | None]:
     found: dict[str, _Endings | None] = {}
     for extra in work.codec.extras:
         held = work.extras.get(extra.name)
-        found[extra.name] = None if held is None else _Endings(held, tensor, extra)
+        found[extra.name] = None if held is None else _Endings(held, tensor, extra, device)
         for ending in extra.endings if held is not None else ():
             if tensor + ending not in held.tensors:  # type: ignore[union-attr]
                 raise MismatchError(
@@ -253,18 +254,19 @@ def _job(
     pair: Pair,
     states: Mapping[str, dict[str, Any]],
     spool: Spool,
+    device: str,
     progress: Callable[[int], None],
 ) -> EncodeJob:
     name, how = pair.place.name, how_of(work, pair)
     known: dict[str, Any] = dict(work.parameters)
     numbers: Mapping[str, float] = {}
     if how == "coded":
-        known |= states.get(name, {}) | _extras(work, name)
+        known |= states.get(name, {}) | _extras(work, name, device)
         if work.codec.fit is not None:
             numbers = call(work.codec.fit, **known, place=pair.place)
     return EncodeJob(
         pair.place, work.codec, how, Input(work.expert, name), Input(work.base, pair.base),
-        known, numbers, spool, dtype=pair.dtype, seed=work.seed, progress=progress,
+        known, numbers, spool, dtype=pair.dtype, seed=work.seed, device=device, progress=progress,
     )  # fmt: skip
 
 

@@ -29,13 +29,14 @@ class Deltas:
     ----------
     tensors: `<module>.weight` [out, in] and `<module>.bias` [out] in float32; none is in a file.
 
-    A product is made in tiles of whole rows, whose height follows from its shape alone, so that
-    any cut gives the same bits.
+    A product is made on the device, in tiles of whole rows, whose height follows from its shape
+    alone, so that any cut gives the same bits.
     """
 
     exact = False
 
-    def __init__(self, adapter: Adapter, tasks: Sequence[AdapterTask]) -> None:
+    def __init__(self, adapter: Adapter, tasks: Sequence[AdapterTask], device: str) -> None:
+        self._device = device
         self.path, self.adapter = adapter.path, adapter.files
         self.config: Mapping[str, Any] = {}
         self._modules = adapter.modules
@@ -52,12 +53,12 @@ class Deltas:
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of a row-major delta, 1-D, float32 and the caller's own."""
         module = self._modules.get(self._module_of[name])
-        block = torch.zeros(stop - start)
+        block = torch.zeros(stop - start, device=self._device)
         if module is None or stop <= start:
             return block
         if name.endswith(".bias"):
             if module.bias is not None:
-                block += module.bias[start:stop].to(torch.float32) * module.scale
+                block += module.bias[start:stop].to(self._device, torch.float32) * module.scale
             return block
         outputs, columns = module.shape
         height = tile_rows(columns)
@@ -75,7 +76,7 @@ class Deltas:
     def _factors(self, name: str) -> tuple[Tensor, Tensor]:
         """a and b of a tensor in float32; each thread keeps those of the last one."""
         if getattr(self._held, "name", None) != name:
-            self._held.factors = self._modules[self._module_of[name]].matrices()
+            self._held.factors = self._modules[self._module_of[name]].matrices(self._device)
             self._held.name = name
         found: tuple[Tensor, Tensor] = self._held.factors
         return found
@@ -84,12 +85,15 @@ class Deltas:
 class ReducedTarget:
     """Takes the blocks of a merged delta; once it is whole, it is truncated to a rank and gone.
 
-    `done` gets the factors of the truncated delta, which say what is lost.
+    It is held and truncated on a device. `done` gets its factors there, which say what is lost.
     """
 
-    dtype, device = torch.float32, torch.device("cpu")
+    dtype = torch.float32
 
-    def __init__(self, shape: tuple[int, int], rank: int, done: Callable[[Factors], None]) -> None:
+    def __init__(
+        self, shape: tuple[int, int], rank: int, device: str, done: Callable[[Factors], None]
+    ) -> None:
+        self.device = torch.device(device)
         self._shape, self._rank, self._done = shape, rank, done
         self._left = shape[0] * shape[1]
         self._flat = torch.empty(0)
@@ -106,7 +110,7 @@ class ReducedTarget:
     def _room(self) -> Tensor:
         with self._lock:
             if not len(self._flat):
-                self._flat = torch.empty(self._shape[0] * self._shape[1])
+                self._flat = torch.empty(self._shape[0] * self._shape[1], device=self.device)
             return self._flat
 
     def finished(self, done: Done) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from cermet.checkpoints.dtypes import FLOATS, NAMES, TORCH
 from cermet.checkpoints.quantised import repeatable
 from cermet.core.codec import CHUNK, Codec
-from cermet.core.errors import CermetError, DataError, MethodError, NonFiniteError
+from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import RESOLUTION, Stream
 from cermet.core.registry import call
@@ -111,6 +111,8 @@ class EncodeJob:
     ----------
     how: what is kept; decided when all has been read. parts: name -> its chunks, in order.
     dtypes, shapes: of the parts. delta, error: sums of squares.
+
+    The codec encodes on `device`. Its parts are decoded on the CPU, as they will be to restore.
     """
 
     together = False
@@ -128,13 +130,14 @@ class EncodeJob:
         *,
         dtype: str,
         seed: int,
+        device: str = "cpu",
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.name, self.place, self.codec, self.how = place.name, place, codec, how
         self.expert, self.base, self.spool, self.seed = expert, base, spool, seed
         self.known = {**known, "place": place, "dtype": TORCH[dtype]}
         self.numbers = dict(numbers)
-        self.dtype, self.progress = dtype, progress
+        self.dtype, self.device, self.progress = dtype, device, progress
         self.digests = Digests()
         self.parts: dict[str, dict[int, Chunk]] = {}
         self.dtypes: dict[str, str] = {}
@@ -251,8 +254,7 @@ class EncodeJob:
         if self.codec.noise:
             known["noise"] = uniform(self.seed, self.name, start, start + delta.numel())
         try:
-            parts: Mapping[str, Tensor] = call(self.codec.function, delta, **known)
-            parts = {name: part.contiguous() for name, part in parts.items()}
+            parts = self._parts(delta, known)
             if not parts:  # nothing of this delta is worth keeping
                 return parts, torch.zeros(delta.shape)
             return parts, call_decode(self.codec, parts, known, delta.shape)
@@ -262,9 +264,14 @@ class EncodeJob:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise MethodError(
-                f"'{self.codec.name}' failed on tensor '{self.name}': {reason}."
-            ) from error
+            kind = BudgetError if isinstance(error, torch.OutOfMemoryError) else MethodError
+            raise kind(f"'{self.codec.name}' failed on tensor '{self.name}': {reason}.") from error
+
+    def _parts(self, delta: Tensor, known: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        """What the codec makes of a delta on its device, on the CPU and contiguous."""
+        given = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in known.items()}
+        parts: Mapping[str, Tensor] = call(self.codec.function, delta.to(self.device), **given)
+        return {name: part.cpu().contiguous() for name, part in parts.items()}
 
     def _put(self, parts: Mapping[str, Tensor], start: int) -> None:
         whole = self.how != "coded"

@@ -10,7 +10,8 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.cover import workspace_of
 from cermet.core.errors import DiskError
 from cermet.engine.memory import block_bytes
-from cermet.engine.run import Options, block_of, parameters_of, parts_layout, plan_layout
+from cermet.engine.options import Options
+from cermet.engine.run import block_of, parameters_of, parts_layout, plan_layout
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan, Task
 

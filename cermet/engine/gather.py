@@ -17,8 +17,8 @@ from cermet.engine.archive import Stored
 from cermet.engine.encode import WHOLE, Chunk, EncodeJob, Spool, part_digest
 from cermet.engine.folder import OutputFolder
 from cermet.engine.job import Piece
+from cermet.engine.options import Options, executor_for
 from cermet.engine.restore import Digests
-from cermet.engine.run import Options, executor_for
 
 __all__ = ["TIED", "Part", "gather", "stored"]
 

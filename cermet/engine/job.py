@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,14 +22,13 @@ from cermet.core.errors import BudgetError, CermetError, DataError, MethodError,
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Streams
 from cermet.core.registry import Method, Need, PerModel, call, takes
-from cermet.core.rounds import Fit, Gram, Kth, Round, Rows, Sum
+from cermet.core.rounds import Fit, Round
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
-from cermet.engine.finite import FAR, refuse_non_finite, strong
+from cermet.engine.finite import FAR, Watch, refuse_non_finite, strong
 from cermet.engine.geometry import LEAF, Geometry, geometry
-from cermet.engine.leaves import leaf_gram, leaf_sums
 from cermet.engine.parts import PartsOut
-from cermet.engine.search import Search
+from cermet.engine.reduce import stages_of
 from cermet.engine.target import Target
 from cermet.maths.select import Cutoff
 from cermet.maths.vectors import Vectors
@@ -87,16 +87,15 @@ class Job:
         self.target = target
         self.skip, self.finished = skip, finished
         self.state: dict[str, Any] = {}
-        self._checked = False
-        # the factors of the steps of a pipeline are multiplied
-        self._large = bool(method.steps) or any(map(strong, parameters.values()))
-        self._sums: list[tuple[Tensor, int, int]] = []
         self.plain = plain_sum(method, **self.parameters)
         self.cut: Geometry = geometry(shape, grain_of(method, **self.parameters), block)
         self.blocks = Blocks(
             name, method, self.cut, inputs, base, minus, seed, noise, dtype, device, cache, needs,
             _squares(method, place),
         )  # fmt: skip
+        # the factors of the steps of a pipeline are multiplied
+        large = bool(method.steps) or any(map(strong, parameters.values()))
+        self._watch = Watch(self.blocks, large)
         self.parts = parts
         if parts is not None:
             parts.check(method.name, self.cut)
@@ -120,17 +119,11 @@ class Job:
         """The stages of one round over this tensor; its result goes into the state."""
         if spec.when is not None and not call(spec.when, **self.parameters):
             self.state[spec.name] = None
-        elif isinstance(spec, Sum):
-            yield from self._sum(spec)
-        elif isinstance(spec, Gram):
-            yield from self._gram(spec)
-        elif isinstance(spec, Kth):
-            yield from self._kth(spec)
-        elif isinstance(spec, Rows):
-            yield from self._rows(spec)
         elif isinstance(spec, Fit):
             self.state.update(self._fit(spec.of))
-        self._settle()
+        else:
+            yield from stages_of(self, spec)
+        self._watch.settle()
 
     def finish(self) -> Iterator[list[Piece]]:
         """The stages after the rounds: the fit and the merge."""
@@ -139,16 +132,13 @@ class Job:
         if self.cut.grain == "column":
             # Columns run through the whole tensor, so it is one piece for the journal.
             todo = [] if 0 in self.skip else self.cut.pieces()
-            yield [self._piece(self._merge_columns, start, stop) for start, stop in todo]
-            self._settle()
+            yield [partial(self._merge_columns, start, stop) for start, stop in todo]
+            self._watch.settle()
             yield [self._seal] if todo else []
             return
         todo = [p for p in self.cut.pieces() if p[0] not in self.skip]
-        yield [self._piece(self._merge, start, stop) for start, stop in todo]
-        self._settle()
-
-    def _piece(self, work: Callable[[int, int], None], start: int, stop: int) -> Piece:
-        return lambda: work(start, stop)
+        yield [partial(self._merge, start, stop) for start, stop in todo]
+        self._watch.settle()
 
     def _fit(self, fit: Callable[..., Any] | None) -> Mapping[str, Any]:
         assert fit is not None
@@ -173,17 +163,27 @@ class Job:
         """Fresh random numbers for one piece."""
         return self.blocks.streams()
 
+    def seen(self) -> None:
+        """All of the tensor has been read once, so all of it has been checked."""
+        self._watch.seen()
+
     def values(
         self, of: Callable[..., Any] | None, streams: Streams, start: int, stop: int
     ) -> Tensor:
         """A round's values [..., elements] of a run of leaves, whatever the size of a block."""
         parts = []
         for begin, end in self.cut.blocks(start, stop):
-            block, _ = self.blocks.load(begin, end)
-            self._check(block, begin, end)
-            values = block if of is None else self._apply(of, block, streams, begin, end)
+            values = self.block_values(of, streams, begin, end)
             parts.append(values if self.cut.length is None else values.flatten(-2))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def block_values(
+        self, of: Callable[..., Any] | None, streams: Streams, begin: int, end: int
+    ) -> Tensor:
+        """A round's values of one block, as `of` returns them."""
+        block, _ = self.blocks.load(begin, end)
+        self._watch.look(block, begin, end)
+        return block if of is None else self._apply(of, block, streams, begin, end)
 
     def _apply(
         self,
@@ -213,6 +213,7 @@ class Job:
         try:
             result: Tensor = call(function, block, **known)
         except Exception as error:
+            self._watch.settle()  # NaN that has not been noticed yet would be the reason
             raise self._failed(error) from error
         return result
 
@@ -225,73 +226,6 @@ class Job:
                 refuse_non_finite(given, row.reshape(-1), start, of="the statistics")
         return values if need.per_model else values[0]
 
-    # -- rounds ---------------------------------------------------------------
-
-    def _sum(self, spec: Sum) -> Iterator[list[Piece]]:
-        parts: dict[int, Tensor] = {}
-
-        def add(start: int, stop: int) -> None:
-            streams = self.streams()
-            leaves = [
-                leaf_sums(self.values(spec.of, streams, begin, end), self.cut.leaf)
-                for begin, end in self.cut.runs(start, stop)
-            ]
-            parts[start] = torch.cat(leaves, dim=-1)
-
-        yield [self._piece(add, start, stop) for start, stop in self.cut.pieces()]
-        self._checked = True
-        ordered = [parts[start] for start in sorted(parts)]
-        self.state[spec.name] = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
-
-    def _gram(self, spec: Gram) -> Iterator[list[Piece]]:
-        parts: dict[int, Tensor] = {}
-
-        def multiply(start: int, stop: int) -> None:
-            grams, streams = [], self.streams()
-            for begin, end in self.cut.runs(start, stop):
-                values = self.values(spec.of, streams, begin, end)
-                for leaf in range(0, values.shape[-1], self.cut.leaf):
-                    grams.append(leaf_gram(values[:, leaf : leaf + self.cut.leaf]))
-            parts[start] = torch.stack(grams, dim=-1)
-
-        yield [self._piece(multiply, start, stop) for start, stop in self.cut.pieces()]
-        self._checked = True
-        ordered = [parts[start] for start in sorted(parts)]
-        gram = torch.cat(ordered, dim=-1).sum(dim=-1).cpu()
-        if not bool(torch.isfinite(gram).all()):
-            raise NonFiniteError(
-                f"Tensor '{self.name}' holds values so large that their squares leave the range "
-                "of float32; no angle between its models can be measured."
-            )
-        self.state[spec.name] = gram
-
-    def _kth(self, spec: Kth) -> Iterator[list[Piece]]:
-        search = Search([self], spec)
-        yield from search.stages()
-        self.state[spec.name] = search.cutoff()
-
-    def _rows(self, spec: Rows) -> Iterator[list[Piece]]:
-        parts: dict[int, Tensor] = {}
-        assert spec.of is not None
-        of = spec.of
-
-        def look(start: int, stop: int) -> None:
-            found, streams = [], self.streams()
-            for begin, end in self.cut.blocks(start, stop):
-                block, _ = self.blocks.load(begin, end)
-                self._check(block, begin, end)
-                found.append(self._apply(of, block, streams, begin, end))
-            parts[start] = torch.cat(found, dim=-1)
-
-        yield [self._piece(look, start, stop) for start, stop in self.cut.pieces()]
-        self._checked = True
-        values = torch.cat([parts[start] for start in sorted(parts)], dim=-1)
-        self.state[spec.name] = Vectors(values, self.cut.unit)
-
-    def seen(self) -> None:
-        """All of the tensor has been read once, so all of it has been checked."""
-        self._checked = True
-
     # -- merge ----------------------------------------------------------------
 
     def _merged(
@@ -301,10 +235,10 @@ class Job:
         coefficients = self._coefficients()
         if coefficients is not None:
             total, base = self.blocks.fold(coefficients, begin, end)
-            self._check(total, begin, end)  # NaN and infinity stay what they are in a sum
+            self._watch.look(total, begin, end)  # NaN and infinity stay what they are in a sum
             return (total if base is None else total.add_(base)), {}
         block, base = self.blocks.load(begin, end)
-        self._check(block, begin, end)
+        self._watch.look(block, begin, end)
         merged: Any = self._apply(self.method.function, block, streams, begin, end)
         parts: Mapping[str, Tensor] = {}
         if self.method.parts:
@@ -371,7 +305,7 @@ class Job:
     def _sign_off(self, out: Tensor, begin: int, end: int, done: Done) -> None:
         """Check what is written, and add its digest and those of what was read."""
         narrow = out.dtype == torch.float16
-        if (narrow or self._large) and not bool(torch.isfinite(out).all()):
+        if (narrow or self._watch.large) and not bool(torch.isfinite(out).all()):
             wider = "out_dtype: bfloat16 or float32, or " if narrow else ""
             raise NonFiniteError(
                 f"Tensor '{self.name}' of the output leaves the range of {NAMES[out.dtype]} "
@@ -383,34 +317,6 @@ class Job:
         for index, (given, first, last) in enumerate(self.blocks.parts(begin, end)):
             if given.source.exact:
                 done.inputs[index] += _digest(given.source.block(given.name, first, last), first)
-
-    # -- checks ---------------------------------------------------------------
-
-    def _check(self, block: Tensor, start: int, stop: int) -> None:
-        """Notice NaN and infinity; one sum is enough to know that there is none."""
-        if self._checked:
-            return
-        total = block.sum()
-        if total.is_cuda:
-            self._sums.append((total, start, stop))  # looked at once, at the end of the stage
-        elif not abs(float(total)) < FAR:
-            self._large = True
-            self._refuse(start, stop)
-
-    def _settle(self) -> None:
-        """Look at the sums that a stage has left on a GPU."""
-        sums, self._sums = self._sums, []
-        if sums and not bool(torch.isfinite(torch.stack([s for s, _, _ in sums])).all()):
-            for _, start, stop in sums:
-                self._refuse(start, stop)
-
-    def _refuse(self, start: int, stop: int) -> None:
-        """Name the first NaN or infinity of a block, if its sum was not just too large."""
-        for given in self.blocks.weights():
-            raw = self.blocks.read(given, start, stop).reshape(-1).to(torch.float32)
-            dtype, stored = self.blocks.dtype, given.source.block(given.name, 0, 0).dtype
-            cast = "" if dtype in (None, stored) else f" as {NAMES[dtype]}"
-            refuse_non_finite(given, raw, None if self.cut.grain == "column" else start, cast)
 
 
 def _squares(method: Method, place: Place | None) -> dict[str, int]:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cermet.checkpoints.origin import Origin
 from cermet.checkpoints.writer import Layout, ShardWriter
+from cermet.engine.executors import one_thread
 from cermet.engine.folder import OutputFolder
 from cermet.engine.memory import MemoryGauge, keep_freed_memory
+from cermet.engine.options import Options
 from cermet.engine.record import beside, machine, origins_record, recipe_sha256, versions
-from cermet.engine.run import Options
 
 __all__ = ["Progress", "Ran", "record_once", "run_once"]
 
@@ -50,14 +49,12 @@ def run_once(
         if progress is not None:
             progress(name, count)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
-        work(writer, told)
+        with one_thread():
+            work(writer, told)
         done = time.perf_counter()
         writer.sync()
     finally:
-        torch.set_num_threads(threads)
         writer.close()
     return Ran(done - began, time.perf_counter() - done, gauge.peak)
 

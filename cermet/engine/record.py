@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cermet.checkpoints.front_matter import CARD
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.origin import Origin, Part
-from cermet.core.errors import FormatError
+from cermet.core.errors import FormatError, InputError
 from cermet.core.fingerprint import digest_hex, sha256_hex
-from cermet.engine.folder import OutputFolder
+from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.licences import compare_licences
-from cermet.engine.run import Finished, Options, parameters_of
-from cermet.recipes.plan import Plan
+from cermet.engine.options import Options
+from cermet.engine.run import Finished, parameters_of
+from cermet.recipes.plan import Plan, Task
 
 __all__ = [
     "beside",
@@ -30,7 +31,9 @@ __all__ = [
     "origins_record",
     "read_record",
     "recipe_sha256",
+    "record_in",
     "record_of",
+    "run_folder",
     "versions",
     "write_json",
 ]
@@ -101,30 +104,6 @@ def record_of(
 
     models: with their files, as `models_record` gives them. folder: all that was written.
     """
-    tensors = {}
-    for task in plan.tasks:
-        output, inputs = finished.digests[task.name]
-        sources = []
-        for named, digest in zip(task.inputs(), inputs, strict=True):
-            checkpoint = plan.checkpoints[named.model]
-            nbytes = checkpoint.tensors[named.tensor].nbytes
-            sources.append(
-                {
-                    "model": named.model,
-                    "tensor": named.tensor,
-                    "digest": digest_hex(digest, nbytes) if checkpoint.exact else None,
-                }
-            )
-        tensors[task.name] = {
-            "shard": finished.layout.shard_of(task.name),
-            "dtype": task.dtype,
-            "shape": list(task.shape),
-            "role": str(task.place.role),
-            "digest": digest_hex(output, task.nbytes),
-            "method": task.method.name if task.method is not None else "copy",
-            "parameters": parameters_of(task),
-            "sources": sources,
-        }
     return {
         "format": 1,
         "recipe": recipe_text,
@@ -151,8 +130,34 @@ def record_of(
         **({"continue": dict(finished.continued)} if finished.continued else {}),
         "files": folder.files(),
         "beside": beside(folder.work, folder.files()),
-        "tensors": tensors,
+        "tensors": {task.name: _tensor_record(plan, finished, task) for task in plan.tasks},
         "parts": parts_record(finished),
+    }
+
+
+def _tensor_record(plan: Plan, finished: Finished, task: Task) -> dict[str, Any]:
+    """One tensor of the output: where it stands, how it was made, and of what."""
+    output, inputs = finished.digests[task.name]
+    sources = []
+    for named, digest in zip(task.inputs(), inputs, strict=True):
+        checkpoint = plan.checkpoints[named.model]
+        nbytes = checkpoint.tensors[named.tensor].nbytes
+        sources.append(
+            {
+                "model": named.model,
+                "tensor": named.tensor,
+                "digest": digest_hex(digest, nbytes) if checkpoint.exact else None,
+            }
+        )
+    return {
+        "shard": finished.layout.shard_of(task.name),
+        "dtype": task.dtype,
+        "shape": list(task.shape),
+        "role": str(task.place.role),
+        "digest": digest_hex(output, task.nbytes),
+        "method": task.method.name if task.method is not None else "copy",
+        "parameters": parameters_of(task),
+        "sources": sources,
     }
 
 
@@ -244,6 +249,19 @@ def read_record(path: Path) -> dict[str, Any]:
             f"'{path}': {place}: {str(problem['msg']).lower()}; the record is damaged."
         ) from error
     return record
+
+
+def record_in(folder: Path) -> dict[str, Any]:
+    """The record of a folder that Cermet wrote."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(f"'{folder}' holds no {RECORD}; it was not written by Cermet.")
+    return read_record(path)
+
+
+def run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The folder from which a merge was run, seen from its output."""
+    return (folder.absolute() / str(record["run"].get("folder", "."))).resolve()
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,26 +19,23 @@ from cermet.checkpoints.dtypes import FLOATS, SIZES, TORCH
 from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
 from cermet.core.cover import grain_of
-from cermet.core.errors import DiskError, InputError, MachineError
+from cermet.core.errors import DiskError
 from cermet.core.registry import call
 from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.copy import CopyJob
-from cermet.engine.executors import Executor
-from cermet.engine.executors.processes import Processes, can_fork
-from cermet.engine.executors.serial import Serial
-from cermet.engine.executors.threads import Threads
+from cermet.engine.executors import one_thread
 from cermet.engine.folder import OutputFolder
 from cermet.engine.geometry import geometry
 from cermet.engine.group import grouped
 from cermet.engine.job import Done, Job
 from cermet.engine.journal import Journal
 from cermet.engine.memory import (
-    DEFAULT_BUDGET,
     MemoryGauge,
     block_elements,
     keep_freed_memory,
 )
+from cermet.engine.options import Options, check_device, executor_into_files
 from cermet.engine.parts import PartsOut
 from cermet.engine.target import ShardTarget, Target
 from cermet.recipes.assembly import labels_of, slots_of
@@ -48,45 +44,14 @@ from cermet.recipes.plan import Named, Plan, Task
 __all__ = [
     "PARTS",
     "Finished",
-    "Options",
     "job_of",
     "merge_plan",
     "parts_layout",
     "plan_layout",
 ]
 
-DEFAULT_SHARD = 5_000_000_000
-
-_WORTH_FORKING = 1 << 24  # elements of output below which starting processes costs more
-
 PARTS = "parts"
 """What the names of the files begin with that hold the experts' parts of an assembly."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a plan is run; nothing here changes a byte of the output.
-
-    memory: bytes of working memory. threads: None for all cores of this process.
-    device: cpu or cuda. block: elements of a block, and executor: what the workers are, for
-    tests and measurements.
-    """
-
-    memory: int = DEFAULT_BUDGET
-    threads: int | None = None
-    device: str = "cpu"
-    shard_size: int = DEFAULT_SHARD
-    resume: bool = False
-    overwrite: bool = False
-    block: int | None = None
-    executor: Literal["auto", "threads", "processes"] = "auto"
-
-    def workers(self) -> int:
-        """Number of threads."""
-        if self.threads is not None:
-            return max(1, self.threads)
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -125,15 +90,6 @@ def parts_layout(plan: Plan, shard_size: int) -> Layout | None:
         for s in slots_of(task, labels)
     ]
     return layout(slots, shard_size, PARTS) if slots else None
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here."""
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"'{device}' is not a device: cpu, cuda or cuda:0.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise MachineError("There is no CUDA device here, or this torch was built without CUDA.")
 
 
 def job_of(
@@ -230,25 +186,6 @@ def fingerprint(plan: Plan, layouts: Sequence[Layout], device: str) -> str:
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
-def executor_for(workers: int) -> Executor:
-    """One thread needs no queue."""
-    return Serial() if workers == 1 else Threads(workers)
-
-
-def executor_into_files(plan: Plan, options: Options) -> Executor:
-    """Processes where they are worth starting, else threads.
-
-    Each takes whole tensors, so there have to be more of these than processes.
-    """
-    workers = options.workers()
-    if options.executor != "auto":
-        return Processes(workers) if options.executor == "processes" else executor_for(workers)
-    work = sum(task.numel for task in plan.tasks)
-    worth = work >= _WORTH_FORKING and len(plan.tasks) >= 2 * workers
-    here = options.device == "cpu" and workers > 1 and not plan.method.whole
-    return Processes(workers) if worth and here and can_fork() else executor_for(workers)
-
-
 def merge_plan(
     plan: Plan,
     out: OutputFolder,
@@ -263,66 +200,31 @@ def merge_plan(
     files = plan_layout(plan, options.shard_size)
     beside = parts_layout(plan, options.shard_size)
     layouts = [files, *([beside] if beside is not None else [])]
-    labels = labels_of(plan)
     for task in plan.tasks:
         if task.method is not None and options.block is None:
             block_of(task, options)
     keep_freed_memory()
     began = time.perf_counter()
-    try:
-        journal = Journal(
-            out.journal,
-            fingerprint(plan, layouts, options.device),
-            resume=options.resume,
-            intact=all(f.present(out.work) for f in layouts),
-        )
-        resumed = sum(len(pieces) for pieces in journal.done.values())
-        if not resumed:
-            out.clear()
-        writers = [ShardWriter(out.work, f, resume=resumed > 0) for f in layouts]
-    except OSError as error:
-        raise DiskError(f"'{out.work}': {error.strerror or error}.") from error
+    journal, writers = _begun(plan, out, layouts, options)
+    resumed = sum(len(pieces) for pieces in journal.done.values())
     gauge = MemoryGauge()
-    lock = threading.Lock()
     executor = executor_into_files(plan, options)
-
-    def record(index: int, done: Done) -> None:
-        task = plan.tasks[index]
-        journal.record(index, done)
-        with lock:
-            gauge.look()
-            if progress is not None:
-                progress(task.name, (done.stop - done.start) * SIZES[task.dtype])
-
-    told = executor.relay(record)
+    told = executor.relay(_recorder(plan, journal, gauge, progress))
     continuing: list[Job] = []
 
     def jobs() -> Iterator[Job | CopyJob]:
-        for index, task in enumerate(plan.tasks):
-            job = job_of(
-                task,
-                plan.checkpoints,
-                ShardTarget(writers[0], task.name),
-                options,
-                seed=plan.recipe.seed,
-                compute=plan.compute_dtype,
-                skip=frozenset(journal.done.get(index, {})),
-                finished=partial(told, index),
-                parts=parts_out(task, labels, lambda name: ShardTarget(writers[1], name)),
-            )
+        for job in _jobs(plan, options, journal, writers, told):
             if isinstance(job, Job) and job.method.continues is not None:
                 continuing.append(job)
             yield job
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the pieces are parallel, not the sums inside them
     try:
-        executor.run(grouped(jobs()))
+        with one_thread():
+            executor.run(grouped(jobs()))
         merged = time.perf_counter()
         for writer in writers:
             writer.sync()
     finally:
-        torch.set_num_threads(threads)
         journal.close()
         for writer in writers:
             writer.close()
@@ -335,9 +237,71 @@ def merge_plan(
         peak_bytes=gauge.peak,
         digests=_added_up(plan, journal),
         parts=beside,
-        part_digests=_parts_added_up(plan, labels, journal),
+        part_digests=_parts_added_up(plan, journal),
         continued=_continued(continuing),
     )
+
+
+def _begun(
+    plan: Plan, out: OutputFolder, layouts: Sequence[Layout], options: Options
+) -> tuple[Journal, list[ShardWriter]]:
+    """The journal of a run, and a writer for each layout; what cannot be used is cleared away."""
+    try:
+        journal = Journal(
+            out.journal,
+            fingerprint(plan, layouts, options.device),
+            resume=options.resume,
+            intact=all(f.present(out.work) for f in layouts),
+        )
+        resumed = any(journal.done.values())
+        if not resumed:
+            out.clear()
+        return journal, [ShardWriter(out.work, f, resume=resumed) for f in layouts]
+    except OSError as error:
+        raise DiskError(f"'{out.work}': {error.strerror or error}.") from error
+
+
+def _recorder(
+    plan: Plan,
+    journal: Journal,
+    gauge: MemoryGauge,
+    progress: Callable[[str, int], None] | None,
+) -> Callable[[int, Done], None]:
+    """What is to be called with the number of a task when a piece of it is finished."""
+    lock = threading.Lock()
+
+    def record(index: int, done: Done) -> None:
+        task = plan.tasks[index]
+        journal.record(index, done)
+        with lock:
+            gauge.look()
+            if progress is not None:
+                progress(task.name, (done.stop - done.start) * SIZES[task.dtype])
+
+    return record
+
+
+def _jobs(
+    plan: Plan,
+    options: Options,
+    journal: Journal,
+    writers: Sequence[ShardWriter],
+    told: Callable[[int, Done], None],
+) -> Iterator[Job | CopyJob]:
+    """The jobs of a plan, without the pieces that its journal has."""
+    labels = labels_of(plan)
+    for index, task in enumerate(plan.tasks):
+        yield job_of(
+            task,
+            plan.checkpoints,
+            ShardTarget(writers[0], task.name),
+            options,
+            seed=plan.recipe.seed,
+            compute=plan.compute_dtype,
+            skip=frozenset(journal.done.get(index, {})),
+            finished=partial(told, index),
+            parts=parts_out(task, labels, lambda name: ShardTarget(writers[1], name)),
+        )
 
 
 def _continued(jobs: Sequence[Job]) -> Mapping[str, float]:
@@ -360,7 +324,8 @@ def _added_up(plan: Plan, journal: Journal) -> dict[str, tuple[int, list[int]]]:
     return found
 
 
-def _parts_added_up(plan: Plan, labels: Sequence[str], journal: Journal) -> dict[str, int]:
+def _parts_added_up(plan: Plan, journal: Journal) -> dict[str, int]:
+    labels = labels_of(plan)
     found: dict[str, int] = {}
     for index, task in enumerate(plan.tasks):
         names = [slot.name for slot in slots_of(task, labels)]

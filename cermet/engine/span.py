@@ -26,12 +26,12 @@ class Span:
     ----------
     shape: [p, q] of the cores Xᵢ: the sum of the ranks, or less where a side is shorter.
 
-    It is made when a core is first asked for, on the thread of the job, and dropped when the
-    merged core has been taken back: a run holds those of the jobs that are under way.
+    It is made when a core is first asked for, on the thread of the job and its device, and dropped
+    when the merged core has been taken back: a run holds those of the jobs that are under way.
     """
 
-    def __init__(self, held: Sequence[Adapted | None], shape: tuple[int, int]) -> None:
-        self._held, self.shape = tuple(held), shape
+    def __init__(self, held: Sequence[Adapted | None], shape: tuple[int, int], device: str) -> None:
+        self._held, self.shape, self._device = tuple(held), shape, device
         self._made: Spanned | None = None
         self._lock = threading.Lock()
 
@@ -55,18 +55,18 @@ class Span:
     def _spanned(self) -> Spanned:
         with self._lock:
             if self._made is None:
-                self._made = spanned([_factors(m) for m in self._held])
+                self._made = spanned([_factors(m, self._device) for m in self._held])
             return self._made
 
 
-def _factors(module: Adapted | None) -> Factors | None:
-    return None if module is None else Factors(*module.matrices(), module.scale)
+def _factors(module: Adapted | None, device: str) -> Factors | None:
+    return None if module is None else Factors(*module.matrices(device), module.scale)
 
 
-def spans_of(plan: AdapterPlan) -> dict[str, Span]:
+def spans_of(plan: AdapterPlan, device: str) -> dict[str, Span]:
     """The span of every module, by its name."""
     return {
-        task.module: Span([a.modules.get(task.module) for a in plan.adapters], task.core)
+        task.module: Span([a.modules.get(task.module) for a in plan.adapters], task.core, device)
         for task in plan.tasks
     }
 

@@ -17,16 +17,17 @@ from cermet.core.cover import plain_sum
 from cermet.core.errors import MethodError, MismatchError, RecipeError
 from cermet.core.registry import Method, Parameter, call, find_method, find_step
 from cermet.engine.blocks import Input
-from cermet.engine.executors import Staged
+from cermet.engine.executors import Staged, one_thread
 from cermet.engine.group import grouped
+from cermet.engine.options import Options, executor_for
 from cermet.engine.restore import RestoreJob, parts_of, shares
-from cermet.engine.run import Options, executor_for, job_of, parts_out
+from cermet.engine.run import job_of, parts_out
 from cermet.engine.target import MemoryTarget
 from cermet.recipes.assembly import slots_of
 from cermet.recipes.plan import Named, Task
 from cermet.recipes.settings import convert, unknown
 
-__all__ = ["merge_tensors"]
+__all__ = ["device_of", "merge_tensors"]
 
 Steps = Sequence[str | tuple[str, Mapping[str, Any]]]
 """A pipeline: names of its steps, each perhaps with its parameters."""
@@ -66,21 +67,10 @@ def merge_tensors(
     Raises MethodError, MismatchError, NonFiniteError.
     """
     found, values = _found(method, parameters, len(experts))
-    name = found.name
-    if found.on == "factors":
-        raise MethodError(f"'{name}' merges LoRA adapters; give them to cermet.merge_adapters.")
-    if noise is not None and not found.noise:
-        raise MethodError(f"'{name}' draws no random numbers, so it takes no noise.")
-    if found.base in ("required", "first") and base is None:
-        raise MethodError(f"'{name}' needs a base.")
-    if found.base == "none" and base is not None:
-        raise MethodError(f"'{name}' takes no base; give it as one of the experts.")
-    least, most = found.models
-    if len(experts) < least or (most is not None and len(experts) > most):
-        raise MethodError(f"'{name}' does not take {len(experts)} experts.")
+    _refuse(found, len(experts), based=base is not None, drawn=noise is not None)
     models = [*experts, *([base] if base is not None else [])]
     names = [f"expert{i}" for i in range(len(experts))] + ["base"]
-    device = _device(models, names)
+    device = device_of(models, names)
     if task is not None:
         models = [{name: t.cpu() for name, t in model.items()} for model in models]
     checkpoints = tuple(MemoryCheckpoint(n, m) for n, m in zip(names, models, strict=False))
@@ -119,7 +109,23 @@ def merge_tensors(
     return out
 
 
-def _device(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
+def _refuse(found: Method, count: int, *, based: bool, drawn: bool) -> None:
+    """MethodError where a method is not for what it is given: experts, a base, draws."""
+    name = found.name
+    if found.on == "factors":
+        raise MethodError(f"'{name}' merges LoRA adapters; give them to cermet.merge_adapters.")
+    if drawn and not found.noise:
+        raise MethodError(f"'{name}' draws no random numbers, so it takes no noise.")
+    if found.base in ("required", "first") and not based:
+        raise MethodError(f"'{name}' needs a base.")
+    if found.base == "none" and based:
+        raise MethodError(f"'{name}' takes no base; give it as one of the experts.")
+    least, most = found.models
+    if count < least or (most is not None and count > most):
+        raise MethodError(f"'{name}' does not take {count} experts.")
+
+
+def device_of(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
     """The device of all tensors; MismatchError where they are on several."""
     first: torch.device | None = None
     for label, model in zip(names, models, strict=False):
@@ -134,12 +140,8 @@ def _device(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> tor
 
 
 def _run(jobs: Sequence[Staged], options: Options) -> None:
-    previous = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         executor_for(options.workers()).run(grouped(jobs))
-    finally:
-        torch.set_num_threads(previous)
 
 
 def _weights(

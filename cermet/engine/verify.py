@@ -15,12 +15,13 @@ from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import CermetError, FormatError, InputError
 from cermet.core.fingerprint import digest_bytes, digest_hex
 from cermet.engine.archive import changed_files, opened_parts, read_archive
-from cermet.engine.executors import Staged
+from cermet.engine.executors import Staged, one_thread
 from cermet.engine.findings import Findings, Kind, remade_differently
 from cermet.engine.group import Group
 from cermet.engine.job import Job
+from cermet.engine.options import Options, executor_for
 from cermet.engine.record import beside, recipe_sha256
-from cermet.engine.run import Options, executor_for, job_of, parameters_of
+from cermet.engine.run import job_of, parameters_of
 from cermet.engine.shards import digest_of, shards_of
 from cermet.engine.target import MemoryTarget
 from cermet.recipes.plan import Named, Plan, Task
@@ -222,12 +223,8 @@ def _run(
     run: list[Staged] = [j for j in jobs.values() if j not in whole]
     if whole:
         run.append(Group(whole, finish=[j for j in whole if j.name in wanted]))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the merge: sums and products round by it
-    try:
+    with one_thread():
         executor_for(options.workers()).run(run)
-    finally:
-        torch.set_num_threads(threads)
     return made
 
 

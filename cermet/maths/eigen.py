@@ -50,7 +50,7 @@ def _iterated(matrix: Tensor, rank: int, width: int) -> Tensor | None:
         image = matrix @ basis
         values, turned = eigen(basis.t() @ image)
         basis, image = basis @ turned, image @ turned
-        first, last, least = float(values[0]), float(values[rank - 1]), float(values[-1])
+        first, last, least = values[[0, rank - 1, -1]].tolist()
         if not last > 0:
             return None  # zeros, or a rank below that asked for
         wanted: Tensor = basis[:, :rank]

@@ -1,4 +1,7 @@
-"""Small whole numbers in few bits each, one after another, the first in the lowest bits."""
+"""Small whole numbers in few bits each, one after another, the first in the lowest bits.
+
+Bits are packed on the CPU, wherever the numbers are.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ def packed_size(count: int, bits: int) -> int:
 
 
 def pack(codes: UInt8[Tensor, "count"], bits: int) -> UInt8[Tensor, "size"]:
-    """Numbers below 2**bits (1 to 8) -> bytes; bits beyond the last number are zero."""
-    array = codes.numpy()
+    """Numbers below 2**bits (1 to 8) -> bytes on the CPU; bits beyond the last are zero."""
     if bits == _BYTE:
-        return codes.clone()
+        return codes.to("cpu", copy=True)
+    array = codes.cpu().numpy()
     if bits == 1:
         return torch.from_numpy(np.packbits(array, bitorder="little"))
     if _BYTE % bits == 0:
@@ -37,13 +40,16 @@ def pack(codes: UInt8[Tensor, "count"], bits: int) -> UInt8[Tensor, "size"]:
 
 
 def unpack(stored: UInt8[Tensor, "size"], bits: int, count: int) -> UInt8[Tensor, "count"]:
-    """What `pack` has made of `count` numbers -> the numbers; ValueError for another size."""
+    """What `pack` has made of `count` numbers -> the numbers, on the device of the bytes.
+
+    ValueError for another size.
+    """
     if len(stored) != packed_size(count, bits):
         raise ValueError(
             f"{count:,} numbers of {bits} bits take {packed_size(count, bits):,} bytes, not "
             f"{len(stored):,}"
         )
-    return torch.from_numpy(_numbers(stored.numpy(), bits, count))
+    return torch.from_numpy(_numbers(stored.cpu().numpy(), bits, count)).to(stored.device)
 
 
 def _numbers(array: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:

@@ -151,13 +151,11 @@ def _rest(squares: Tensor) -> Tensor:
 def _largest(squares: Tensor) -> float:
     """The largest eigenvalue or up to a fifth less, from a fixed vector without any structure."""
     steps = torch.arange(1, len(squares) + 1, dtype=torch.float64, device=squares.device)
-    vector, size = steps.square().sin().to(squares.dtype), 0.0
+    image = steps.square().sin().to(squares.dtype)
     for _ in range(_POWERS):
-        vector = squares @ (vector / vector.norm())
-        size = float(vector.norm())
-        if not size > 0:
-            return 0.0
-    return size
+        image = squares @ (image / image.norm())
+    size = float(image.norm())  # one look: a GPU would wait for each
+    return size if size > 0 else 0.0  # of zeros it is not a number
 
 
 def _lower_inverse(lower: Tensor) -> Tensor:

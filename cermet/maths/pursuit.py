@@ -31,7 +31,7 @@ class Atoms:
     def __init__(self, vectors: Float[Tensor, "atoms width"]) -> None:
         self.vectors = vectors.to(torch.float32)
         lengths = torch.linalg.vector_norm(self.vectors, dim=1)
-        self.inverse = torch.where(lengths > 0, 1.0 / lengths, torch.zeros(()))
+        self.inverse = torch.where(lengths > 0, 1.0 / lengths, 0.0)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -43,8 +43,8 @@ class Atoms:
 
         Of equal ones the first is chosen.
         """
-        best = torch.full((len(left),), -1.0)
-        index = torch.zeros(len(left), dtype=torch.int64)
+        best = torch.full((len(left),), -1.0, device=left.device)
+        index = torch.zeros(len(left), dtype=torch.int64, device=left.device)
         for begin in range(0, len(self), _CHUNK):
             stop = min(begin + _CHUNK, len(self))
             scores = (left @ self.vectors[begin:stop].T).abs_().mul_(self.inverse[begin:stop])
@@ -93,10 +93,10 @@ def pursue(targets: Float[Tensor, "batch width"], atoms: Atoms, k: int) -> Pursu
     left = targets.to(torch.float64, copy=True)
     count, width = left.shape
     length = torch.linalg.vector_norm(left, dim=1)
-    basis = torch.zeros(count, k, width, dtype=torch.float64)
-    upper = torch.eye(k, dtype=torch.float64).repeat(count, 1, 1)
-    along = torch.zeros(count, k, dtype=torch.float64)
-    taken = torch.full((count, k), -1, dtype=torch.int64)
+    basis = left.new_zeros(count, k, width)
+    upper = torch.eye(k, dtype=left.dtype, device=left.device).repeat(count, 1, 1)
+    along = left.new_zeros(count, k)
+    taken = torch.full((count, k), -1, dtype=torch.int64, device=left.device)
     for step in range(k):
         score, index = atoms.nearest(left.to(torch.float32), taken[:, :step])
         live = (score > 0) & (torch.linalg.vector_norm(left, dim=1) > _EXACT * length)
@@ -115,7 +115,7 @@ def pursue(targets: Float[Tensor, "batch width"], atoms: Atoms, k: int) -> Pursu
         left -= along[:, step].unsqueeze(1) * direction
     solved = torch.linalg.solve_triangular(upper, along.unsqueeze(2), upper=True).squeeze(2)
     rest = torch.linalg.vector_norm(left, dim=1)
-    error = torch.where(length > 0, rest / length, torch.zeros((), dtype=torch.float64))
+    error = torch.where(length > 0, rest / length, 0.0)
     return Pursuit(taken.clamp(min=0), solved, error)
 
 

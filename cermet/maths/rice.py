@@ -35,8 +35,8 @@ def entropy(density: float) -> float:
 
 
 def encode_ternary(values: Int8[Tensor, "count"]) -> UInt8[Tensor, "size"]:
-    """-1, 0 and 1 -> a run of bytes."""
-    array = values.numpy()
+    """-1, 0 and 1 -> a run of bytes, on the CPU."""
+    array = values.cpu().numpy()
     places = np.flatnonzero(array)
     gaps = np.diff(places, prepend=-1) - 1
     width = _best_width(gaps)
@@ -53,8 +53,11 @@ def encode_ternary(values: Int8[Tensor, "count"]) -> UInt8[Tensor, "size"]:
 
 
 def decode_ternary(stored: UInt8[Tensor, "size"], count: int) -> Float[Tensor, "count"]:
-    """A run of bytes -> its -1, 0 and 1; ValueError where it is none of `count` elements."""
-    array = stored.numpy()
+    """A run of bytes -> its -1, 0 and 1, on the device of the bytes.
+
+    ValueError where it is none of `count` elements.
+    """
+    array = stored.cpu().numpy()
     if len(array) < _HEAD:
         raise ValueError("a run is cut short")
     width = int(array[0])
@@ -74,7 +77,7 @@ def decode_ternary(stored: UInt8[Tensor, "size"], count: int) -> Float[Tensor, "
         raise ValueError("a run names places beyond its end")
     found = np.zeros(count, np.float32)
     found[places] = 1.0 - 2.0 * np.unpackbits(signs, count=kept, bitorder="little")
-    return torch.from_numpy(found)
+    return torch.from_numpy(found).to(stored.device)
 
 
 def _packed(bits: _Bits) -> _Bits:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cermet.maths.select import Cutoff
 
 __all__ = [
+    "at_place",
     "magnitudes",
     "random_mask",
     "rank_mask",
@@ -74,16 +75,21 @@ def trim_both(deltas: Tensor, cutoff: Cutoff, out: Tensor | None = None) -> Tens
     return kept
 
 
+def at_place(values: Tensor, place: int) -> Tensor:
+    """The value at a place, from 0, in the ascending order of each row: [..., n] -> [..., 1]."""
+    if values.is_cuda:
+        return values.kthvalue(place + 1, dim=-1, keepdim=True).values
+    # several times faster than torch's selection on the CPU
+    ordered = np.partition(values.numpy(), place, axis=-1)
+    return torch.from_numpy(ordered[..., place, None].copy())
+
+
 def row_top(sizes: Tensor, count: int) -> Tensor:
     """1.0 for the `count` largest of each row, the first of equal ones: [..., columns]."""
     columns = sizes.shape[-1]
     if count <= 0 or count >= columns:
         return torch.full_like(sizes, float(count > 0))
-    if sizes.is_cuda:
-        threshold = sizes.kthvalue(columns - count + 1, dim=-1, keepdim=True).values
-    else:  # several times faster than torch's selection on the CPU
-        ordered = np.partition(sizes.numpy(), columns - count, axis=-1)
-        threshold = torch.from_numpy(ordered[..., columns - count, None].copy())
+    threshold = at_place(sizes, columns - count)
     above, equal = sizes > threshold, sizes == threshold
     left = count - above.sum(dim=-1, keepdim=True)
     return (above | (equal & (equal.cumsum(dim=-1) <= left))).to(sizes.dtype)

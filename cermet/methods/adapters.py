@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cermet.core.errors import MethodError
+from cermet.core.registry import method
 from cermet.maths.factors import Factors, padded, product, truncated_product
 from cermet.maths.lowrank import truncated
 from cermet.maths.sparsify import row_top
 
 __all__ = [
+    "Majority",
     "Operator",
     "Uniform",
     "added",
     "apart",
+    "at_random",
     "equal_ranks",
     "given_rank",
-    "kept_at_random",
-    "largest_kept",
+    "largest",
     "on_deltas",
+    "peft_by_entry",
+    "peft_on_deltas",
     "peft_rank",
     "peft_scale",
     "sum_of_ranks",
@@ -39,6 +45,9 @@ Uniform = Callable[[int, str, tuple[int, ...]], Tensor]
 
 Operator = Callable[[Sequence[Tensor], Sequence[float], str], Tensor]
 """Tensors of one shape, their weights, and what they are (A, B or delta) -> one tensor."""
+
+Majority = Literal["total", "frequency"]
+"""Whether signs are elected by the sum of the values or of their signs."""
 
 
 def sum_of_ranks(*, ranks: Sequence[int]) -> int:
@@ -72,6 +81,15 @@ def peft_rank(
     if count == 1:
         return ranks[0]
     return given_rank(ranks=ranks, largest=largest, count=count, shape=shape, rank=rank)
+
+
+_peft = partial(method, on="factors", source="PEFT, add_weighted_adapter")
+
+peft_by_entry = partial(_peft, rank=equal_ranks)
+"""Declares what PEFT does to the A and the B of adapters apart."""
+
+peft_on_deltas = partial(_peft, rank=peft_rank, forms_deltas=True)
+"""Declares what PEFT does to the deltas of adapters, truncated to a rank."""
 
 
 def peft_scale(rank: int, rslora: bool) -> float:
@@ -118,21 +136,25 @@ def added(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Ten
     return torch.stack([t * w for t, w in zip(tensors, weights, strict=True)]).sum(dim=0)
 
 
-def voted(kept: Sequence[Tensor], weights: Sequence[float], frequency: bool) -> Tensor:
+def voted(majority: Majority) -> Operator:
     """Σ wᵢxᵢ over those that have the elected sign, divided by their number.
 
-    The sign is that of Σ xᵢ, or with `frequency` of Σ sgn xᵢ, without the weights; 0 is +.
+    The sign is that of Σ xᵢ (total) or of Σ sgn xᵢ (frequency), without the weights; 0 is +.
     """
-    stack = torch.stack(list(kept))
-    signs = stack.sign()
-    total = (signs if frequency else stack).sum(dim=0)
-    agree = signs == torch.where(total >= 0, 1.0, -1.0)
-    factor = torch.tensor(weights, dtype=stack.dtype, device=stack.device)
-    scaled = stack * factor.view(-1, *[1] * (stack.ndim - 1)) * agree
-    return scaled.sum(dim=0) / agree.sum(dim=0).clamp_min(1)
+
+    def operator(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+        stack = torch.stack(list(tensors))
+        signs = stack.sign()
+        total = (signs if majority == "frequency" else stack).sum(dim=0)
+        agree = signs == torch.where(total >= 0, 1.0, -1.0)
+        factor = torch.tensor(weights, dtype=stack.dtype, device=stack.device)
+        scaled = stack * factor.view(-1, *[1] * (stack.ndim - 1)) * agree
+        return scaled.sum(dim=0) / agree.sum(dim=0).clamp_min(1)
+
+    return operator
 
 
-def largest_kept(tensor: Tensor, density: float) -> Tensor:
+def _largest_kept(tensor: Tensor, density: float) -> Tensor:
     """The ⌊dn⌋ largest magnitudes of a tensor, the first of equal ones; the others are zero."""
     if density >= 1:
         return tensor
@@ -140,9 +162,31 @@ def largest_kept(tensor: Tensor, density: float) -> Tensor:
     return tensor * mask.view_as(tensor)
 
 
-def kept_at_random(tensor: Tensor, density: float, draws: Tensor) -> Tensor:
+def _kept_at_random(tensor: Tensor, density: float, draws: Tensor) -> Tensor:
     """Each entry with a probability, divided by it; the others are zero."""
     if density >= 1:
         return tensor
     mask = (draws < density).to(tensor.dtype)
     return tensor * mask / density if density > 0 else tensor * mask
+
+
+def largest(density: float, then: Operator) -> Operator:
+    """The operator on the ⌊dn⌋ largest magnitudes of each tensor."""
+
+    def operator(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+        return then([_largest_kept(t, density) for t in tensors], weights, what)
+
+    return operator
+
+
+def at_random(density: float, noise: Uniform, then: Operator) -> Operator:
+    """The operator on entries of each tensor that are kept with a probability."""
+
+    def operator(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+        kept = [
+            _kept_at_random(t, density, noise(i, what, tuple(t.shape)))
+            for i, t in enumerate(tensors)
+        ]
+        return then(kept, weights, what)
+
+    return operator

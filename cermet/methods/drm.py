@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import Kth, PerModel
+from cermet.core.registry import Kth, PerModel, method
 from cermet.core.types import Grain, Place
 from cermet.maths.combine import agreeing_mean, scaled_, weighted_sum
 from cermet.maths.lowrank import column_space
 from cermet.maths.select import Cutoff
-from cermet.maths.sparsify import magnitudes, trim
+from cermet.maths.sparsify import at_place, magnitudes, trim
 from cermet.methods.joint import in_basis
-from cermet.methods.matrices import covered, oriented
+from cermet.methods.matrices import covered, oriented, room
 
-__all__ = ["grain", "merged", "others_magnitudes"]
+__all__ = ["drm", "merged"]
 
 _SHARE = 1e-2  # of the largest singular value: what lies below is discarded
 
 
-def grain(*, place: Place | None = None, vocabulary: str = "mean", density: float = 0.2) -> Grain:
+def _grain(*, place: Place | None = None, vocabulary: str = "mean", density: float = 0.2) -> Grain:
     """Whole matrices where they are decomposed; elements of everything else."""
     matrix = place is None or covered(place, vocabulary)
     return "matrix" if matrix and density < 1 else "element"
@@ -39,10 +40,22 @@ def _kept(*, others_density: float, numel: int, count: int) -> list[list[int]]:
     return [[min(numel, round(numel * others_density) + 1)]] * count
 
 
-others_magnitudes = Kth(
+_others_magnitudes = Kth(
     "cutoff", of=magnitudes, rank=_kept, when=_trims, scope="model", only=_others
 )
 """The size from which on entries of a model are kept, over all tensors that are no matrices."""
+
+drm = partial(
+    method,
+    on="deltas",
+    source="arXiv:2505.23117",
+    grain=_grain,
+    rounds=[_others_magnitudes],
+    limits={"weight": (0.0, None), "others_density": (0.0, 1.0)},
+    workspace=room(each=6.0, copies=5.0, short=10.0),
+    properties=("permutation", "odd"),
+)
+"""Declares a direction of Decom-Renorm-Merge."""
 
 
 def _mean(values: Tensor, weight: PerModel, sign: Tensor | None, *, disjoint: bool) -> Tensor:
@@ -69,8 +82,7 @@ def _trimmed(values: Tensor, density: float) -> Tensor:
     shares = (values / torch.where(sizes > 0, sizes, 1.0)).abs_()
     dropped = shares.numel() - round(shares.numel() * density)
     if dropped > 0:
-        flat = shares.reshape(-1)
-        least = float(np.partition(flat.cpu().numpy(), dropped - 1)[dropped - 1])
+        least = at_place(shares.reshape(-1), dropped - 1)
         values.mul_(torch.ge(shares, least, out=shares))
     return values
 

@@ -12,6 +12,7 @@ from cermet import api
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import InputError
 from cermet.core.fingerprint import sha256_hex
+from cermet.recipes.opening import folder_of, open_model
 from cermet.recipes.pool import Pool, Task
 from cermet.recipes.schema import parse_model
 
@@ -115,9 +116,9 @@ def prepared(pool: Pool, seed: int, work: Path) -> Subject:
 
 def _model(name: str, made: Path) -> Model:
     reference = parse_model(name)
-    checkpoint = api.opened(reference)
-    folder = api.folder_of(reference) if reference.lora is None else _whole(name, made)
-    held = checkpoint if reference.lora is None else api.opened(parse_model(str(folder)))
+    checkpoint = open_model(reference)
+    folder = folder_of(reference) if reference.lora is None else _whole(name, made)
+    held = checkpoint if reference.lora is None else open_model(parse_model(str(folder)))
     size = sum(file.stat().st_size for file in {t.file for t in held.tensors.values()})
     return Model(name, folder, _digest(checkpoint), size)
 
@@ -127,7 +128,7 @@ def _adapter(pool: Pool, expert: str, made: Path) -> Model:
     reference = parse_model(pool.adapters[expert])
     alone = pool.adapters[expert] if reference.lora is None else str(reference.lora)
     whole = f"{pool.base}+{alone}"
-    checkpoint = api.opened(parse_model(whole))
+    checkpoint = open_model(parse_model(whole))
     size = sum(file.stat().st_size for file in checkpoint.adapter)
     return Model(alone, _whole(whole, made), _digest(checkpoint), size)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
-from cermet.anatomy import token_tensors
-from cermet.checkpoints.dtypes import FLOATS, dtype_named
 from cermet.checkpoints.reader import Checkpoint
-from cermet.core.cover import plain_sum
 from cermet.core.errors import MismatchError, RecipeError
 from cermet.core.registry import Method
 from cermet.core.types import Place, Role
@@ -19,6 +15,7 @@ from cermet.recipes.config import Opened, output_config
 from cermet.recipes.document import Document
 from cermet.recipes.fitting import fit
 from cermet.recipes.keeping import Keeping
+from cermet.recipes.making import Differ, Making
 from cermet.recipes.needs import Statistics
 from cermet.recipes.numbers import Numbers
 from cermet.recipes.parts import Part, all_scopes, check_recipe, parts_of
@@ -30,14 +27,13 @@ from cermet.recipes.whole import check_whole
 __all__ = ["Opener", "gradient_depth", "resolve"]
 
 Opener = Callable[[ModelRef], Checkpoint]
-Differ = Callable[[ModelRef, ModelRef], str]
 
 
 class _Resolver:
     def __init__(
         self, recipe: Recipe, document: Document, method: Method, opener: Opener, differ: Differ
     ) -> None:
-        self.recipe, self.document, self.method, self.differ = recipe, document, method, differ
+        self.recipe, self.document, self.method = recipe, document, method
         self.models = tuple(recipe.references())
         self.checkpoints = tuple(opener(m) for m in self.models)
         self.index = {m: i for i, m in enumerate(self.models)}
@@ -46,12 +42,12 @@ class _Resolver:
         self.keeping = Keeping(recipe, document, self.fitting, self.models)
         self.anatomies = [fitted.anatomy for fitted in self.fitted]
         self.copies: list[tuple[Named, Named]] = []
-        self.numbers = Numbers(recipe, document, method)
         self.statistics = Statistics(recipe, document, method, opener, len(self.models))
-        named = dtype_named(recipe.dtype) if recipe.dtype else None
-        self.compute = named
-        self.out = dtype_named(recipe.out_dtype) if recipe.out_dtype else named
         self.donor = self.fitting.anchor
+        self.making = Making(
+            recipe, method, self.models, self.checkpoints, self.fitting, self.keeping,
+            Numbers(recipe, document, method), self.statistics, differ,
+        )  # fmt: skip
 
     # -- which tensors --------------------------------------------------------
 
@@ -76,7 +72,7 @@ class _Resolver:
             for name, place in self.anatomies[self.donor].places.items():
                 tied = place.role == Role.HEAD and self.fitting.original(self.donor, name)
                 if self.fitting.module_of(name) not in modules and not tied:
-                    yield self._kept(name, place)
+                    yield self.making.kept(name, place)
 
     def _template(self, part: Part) -> int:
         """The model of a part that says which tensors there are."""
@@ -118,25 +114,15 @@ class _Resolver:
         base = not based or any(s.model == part.base for s in holders)
         few = lacking and (not based or not base or experts < self.method.models[0])
         if self.keeping.wanted(name, place) or few:
-            return self._kept(name, place)
+            return self.making.kept(name, place)
         self.keeping.without(name, [s.model for s in part.sources if s not in holders])
-        return self._task(name, place, part, template, [(s, name) for s in holders], t)
+        return self.making.task(name, place, part, template, [(s, name) for s in holders], t)
 
     def _holds(self, source: Source, name: str) -> bool:
         """Whether a source has a tensor; one that may not lack any is refused later if it does."""
         refs = [source.model, *([source.delta_of] if source.delta_of is not None else [])]
         partial = [self.index[ref] for ref in refs if self.fitted[self.index[ref]].partial]
         return all(self.fitting.alias(model, name) is not None for model in partial)
-
-    def _kept(self, name: str, place: Place) -> Task:
-        stored = self.fitting.alias(self.donor, name)
-        if stored is None:
-            raise MismatchError(
-                f"'{self.models[self.donor]}' has no tensor '{name}', which is to be kept."
-            )
-        info = self.fitted[self.donor].tensors[stored]
-        dtype = info.dtype if self.fitting.buffer(self.donor, stored) else self.out or info.dtype
-        return self.keeping.task(name, stored, place, dtype)
 
     def _places(self, part: Part, template: int) -> dict[str, Place]:
         """The tensors of a part and their places; of those that all models tie only the first."""
@@ -258,7 +244,7 @@ class _Resolver:
                     f"{self.document.at(('keep',))}: '{out}' stands in layers that are sliced, so "
                     "it cannot be kept; give these slices one source."
                 )
-            yield self._task(out, moved, part, template, sources, t)
+            yield self.making.task(out, moved, part, template, sources, t)
 
     def _same_tensors(self, part: Part, template: int, names: Sequence[str], offset: int) -> None:
         """Refuse a layer that holds, in another source, what the template's does not."""
@@ -273,94 +259,6 @@ class _Resolver:
                         f"'{self.models[template]}' that it is merged with; the layers must have "
                         "the same tensors."
                     )
-
-    # -- one tensor -----------------------------------------------------------
-
-    def _named(self, ref: ModelRef, name: str, shape: tuple[int, ...], template: ModelRef) -> Named:
-        model = self.index[ref]
-        stored = self.fitting.alias(model, name)
-        if stored is None:
-            raise MismatchError(
-                f"'{ref}' has no tensor '{name}'; the models must have the same architecture."
-            )
-        info = self.fitted[model].tensors[stored]
-        if info.shape != shape:
-            extra = ""
-            tokens = token_tensors(self.anatomies[model])
-            if tokens is not None and stored in tokens.names and info.shape[1:] == shape[1:]:
-                extra = f" {self.differ(template, ref)}"
-            extra += self.keeping.advice(stored, self.anatomies[model].places[stored])
-            raise MismatchError(
-                f"Tensor '{name}' is {list(info.shape)} in '{ref}' but {list(shape)} in the "
-                f"others; their shapes must be equal.{extra}"
-            )
-        if info.dtype not in FLOATS:
-            raise MismatchError(
-                f"Tensor '{name}' is {info.dtype} in '{ref}', which is no dtype of weights; a "
-                "quantised model must be dequantised first."
-            )
-        return self.fitting.stored(model, stored)
-
-    def _task(
-        self,
-        name: str,
-        place: Place,
-        part: Part,
-        template: int,
-        sources: Sequence[tuple[Source, str]],
-        t: float,
-    ) -> Task:
-        ref = self.models[template]
-        own = next((n for s, n in sources if s.model == ref), name)
-        stored = self.fitting.alias(template, own)
-        if stored is None:
-            raise MismatchError(f"'{ref}' has no tensor '{own}'.")
-        info = self.fitted[template].tensors[stored]
-        if self.fitting.buffer(template, stored):
-            held = [
-                self.fitting.stored(self.index[s.model], n)
-                for s, n in sources
-                if n in self.fitted[self.index[s.model]].tensors
-            ]
-            for other in held:
-                if self.checkpoints[other.model].tensors[other.tensor].shape != info.shape:
-                    raise MismatchError(
-                        f"The buffer '{other.tensor}' of '{self.models[other.model]}' has another "
-                        f"shape than {list(info.shape)}; buffers are copied, so they must be equal."
-                    )
-            return Task(name, info.dtype, info.shape, place, None, tuple(held))
-        dtype = self.out or info.dtype
-        method, uses_base = self.method, self.method.base != "none" and part.base is not None
-        experts = [(s, n) for s, n in sources if not (uses_base and s.model == part.base)]
-        named = tuple(self._named(s.model, n, info.shape, ref) for s, n in experts)
-        base = None
-        if uses_base:
-            assert part.base is not None
-            given = next((n for s, n in sources if s.model == part.base), own)
-            base = self._named(part.base, given, info.shape, ref)
-        minus = tuple(
-            self._named(s.delta_of, n, info.shape, ref) if s.delta_of is not None else None
-            for s, n in experts
-        )
-        parameters = self.numbers.of(place, part, experts, t)
-        wheres = {id(s): w for s, w in zip(part.sources, part.wheres, strict=True)}
-        plain = plain_sum(method, place=place, count=len(named), **parameters) is not None
-        needs = self.statistics.of(
-            [(s, wheres[id(s)]) for s, _ in experts], named, base, place, plain=plain
-        )
-        if method.base == "first" and base is not None:
-            named, base = (base, *named), None
-        if self._verbatim(dtype, info.dtype, parameters):
-            return Task(name, dtype, info.shape, place, None, named)
-        return Task(
-            name, dtype, info.shape, place, method, named, base,
-            minus if any(m is not None for m in minus) else (), parameters, needs,
-        )  # fmt: skip
-
-    def _verbatim(self, out: str, stored: str, parameters: Mapping[str, Any]) -> bool:
-        """Whether the bytes can be copied as they are."""
-        plain = self.method.name == "passthrough" and parameters["scale"] is None
-        return plain and out == stored and self.compute in (None, stored)
 
 
 def gradient_depth(place: Place) -> float:
@@ -380,7 +278,7 @@ def resolve(
     """
     method, warnings = check_recipe(recipe, document, compat=compat)
     resolver = _Resolver(recipe, document, method, opener, differ)
-    tasks = resolver.tasks()
+    making, tasks = resolver.making, resolver.tasks()
     spelled = resolver.fitting.spelled()
     read = (spelled.get(n, n.tensor) for task in tasks for n in task.inputs())
     names = {*(task.name for task in tasks), *read}
@@ -398,9 +296,9 @@ def resolve(
         models=resolver.models,
         checkpoints=(*resolver.checkpoints, *resolver.statistics.checkpoints),
         tasks=tuple(tasks),
-        config=output_config(recipe, known, donor, tasks, resolver.out, resolver.fitting.modules),
+        config=output_config(recipe, known, donor, tasks, making.out, resolver.fitting.modules),
         donor=resolver.donor,
-        compute_dtype=resolver.compute,
+        compute_dtype=making.compute,
         copies=tuple(dict.fromkeys(resolver.copies)),
         statistics=tuple(resolver.statistics.paths),
         warnings=tuple(warnings),

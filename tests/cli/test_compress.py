@@ -91,6 +91,7 @@ def test_codecs_are_listed_and_explained(cermet: Cermet) -> None:
         (("--codec", "int8", "third"), "Name a base and an expert"),
         (("--codec", "int8", "-x"), "There is no option '-x'"),
         (("--codec", "int8", "--memory", "much"), "'much' is not a size"),
+        (("--codec", "int8", "--device", "tpu"), "'tpu' is not a device"),
     ],
 )
 def test_wrong_options(
@@ -108,6 +109,24 @@ def test_a_budget_that_is_too_small(
     given = (*pool, "-o", tmp_path / "delta", "--codec", "tsv-compress", "--memory", "10MB")
     done = cermet("compress", *given)
     assert (done.code, "up_proj.weight' needs 26 MB at once" in done.said) == (4, True)
+
+
+def test_a_gpu_that_is_full(
+    cermet: Cermet, pool: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a codec asks for more, the tensor is named; elsewhere one line says what to do."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    given = (*pool, "-o", tmp_path / "delta", "--codec", "int8")
+    monkeypatch.setattr("cermet.engine.encode.call", full)
+    done = cermet("compress", *given)
+    assert (done.code, "'int8' failed on tensor '" in done.said) == (4, True)
+    monkeypatch.setattr("cermet.compression.encode", full)
+    done = cermet("compress", *given)
+    assert (done.code, "not enough memory on the GPU" in done.said) == (4, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _other(tmp_path: Path, change: str) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Cermet
-from tests.learn.pools import CATS, DOGS, sentences, write_lines, write_llamas
+from tests.learn.pools import CATS, DOGS, sentences, write_lines
 from tests.reliability.runs import weights, write_model
 
 
@@ -62,11 +62,6 @@ def test_wrong_score_commands(
     assert done.code == 2
     assert said in done.said
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture(scope="module")
-def llamas(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return write_llamas(tmp_path_factory.mktemp("llamas"))
 
 
 @pytest.fixture(scope="module")

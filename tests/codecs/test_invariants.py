@@ -163,3 +163,9 @@ def test_gptq_serves_the_inputs_it_was_given(tmp_path: Path) -> None:
     off = [float((inputs @ (found - delta).t()).norm()) for found in (rounded, better)]
     assert off[1] < 0.5 * off[0]
     assert tuned.error > plain.error  # on all inputs alike it is no better
+
+
+def test_compeft_keeps_the_places_of_what_it_has_made(tmp_path: Path) -> None:
+    _, found = _run(tmp_path, _model((70, 90), 6), "compeft", density=0.2)
+    _, again = _run(tmp_path, found, "compeft", density=0.2)
+    assert torch.equal(again.sign(), found.sign())

@@ -14,7 +14,6 @@ import pytest
 from cermet.core import registry
 from tests.docs.blocks import UNRUN, Block, Page, blocks_of
 from tests.docs.pool import make_minilm, make_models
-from tests.learn.pools import write_llamas
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -68,11 +67,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(tmp_path)  # README's models are large, and pytest would keep them
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages name, made once; every page gets copies."""
+    root = tmp_path_factory.mktemp("models")
+    make_models(root)
+    return root
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_blocks_are_true(page: str, folder: Path, merge: Any) -> None:
-    (make_minilm if page == "README.md" else make_models)(folder)
+def test_blocks_are_true(
+    page: str, folder: Path, models: Path, llamas: list[str], merge: Any
+) -> None:
+    if page == "README.md":
+        make_minilm(folder)
+    else:
+        shutil.copytree(models, folder, symlinks=True, dirs_exist_ok=True)
     if "runs/" in (ROOT / page).read_text("utf-8"):
-        write_llamas(folder / "runs")  # trained a little, with a tokenizer
+        shutil.copytree(Path(llamas[0]).parent, folder / "runs")  # trained a little
     runner = Page(merge)
     for block in _blocks(page):
         runner.run(block)

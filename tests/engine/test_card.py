@@ -12,6 +12,8 @@ from huggingface_hub import ModelCard
 import cermet
 from cermet import api
 from cermet.core.fingerprint import sha256_hex
+from cermet.recipes.opening import open_model
+from cermet.recipes.schema import parse_model
 from tests.recipes.pools import llama_config, save_llama
 
 COMMIT = "c" * 40
@@ -134,7 +136,7 @@ def test_the_content_digest_is_what_the_documentation_says(tmp_path: Path) -> No
     recipe = _pool(tmp_path)
     _, _, record, _ = _merged(recipe, tmp_path / "out")
     for i, model in enumerate(record["models"]):
-        tensors = api.opened(api.parse_model(model["name"])).tensors
+        tensors = open_model(parse_model(model["name"])).tensors
         read = {
             source["tensor"]: source["digest"]
             for entry in record["tensors"].values()

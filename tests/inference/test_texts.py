@@ -11,7 +11,7 @@ import transformers
 
 from cermet.core.errors import InputError
 from cermet.inference.texts import Example, TextModel
-from tests.learn.pools import token_ids, write_berts, write_llamas, write_tokenizer
+from tests.learn.pools import token_ids, write_tokenizer
 from tests.recipes.pools import save_llama
 
 _ONE = torch.ones(())
@@ -19,13 +19,13 @@ _TEXTS = ["the cat", "some dog ran in deep snow", "mat", "on a mat the cat sat"]
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(write_llamas(tmp_path_factory.mktemp("llamas"))[0])
+def llama(llamas: list[str]) -> Path:
+    return Path(llamas[0])
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(write_berts(tmp_path_factory.mktemp("berts"))[1])
+def bert(berts: list[str]) -> Path:
+    return Path(berts[1])
 
 
 def test_a_language_model_has_transformers_loss(llama: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pools of this folder, made once: tests only read them."""
+"""The texts of this folder, made once: tests only read them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.learn.pools import CATS, DOGS, sentences, write_berts, write_lines, write_llamas
-
-
-@pytest.fixture(scope="session")
-def llamas(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return write_llamas(tmp_path_factory.mktemp("llamas"))
-
-
-@pytest.fixture(scope="session")
-def berts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return write_berts(tmp_path_factory.mktemp("berts"))
+from tests.learn.pools import CATS, DOGS, sentences, write_lines
 
 
 @pytest.fixture(scope="session")

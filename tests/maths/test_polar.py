@@ -75,6 +75,15 @@ def test_large_ones_are_as_near_as_by_a_float32_decomposition(
     assert torch.equal(polar(matrix)[0], factor)
 
 
+def test_a_large_one_of_condition_1e6() -> None:
+    """By the iteration or by eigenvectors, whichever can: as near as in float32."""
+    matrix = falling(LARGE, LARGE, 1e6)
+    left, _, right = torch.linalg.svd(matrix.double())
+    exact = left @ right
+    left, _, right = torch.linalg.svd(matrix)
+    assert _error(polar(matrix)[0], exact) <= 2 * _error(left @ right, exact)
+
+
 @pytest.mark.parametrize("rank", [LARGE - 1, 100, 0])
 def test_large_ones_of_a_lower_rank_are_left_to_eigenvectors(rank: int) -> None:
     values = torch.where(torch.arange(LARGE) < rank, 2.0, 0.0)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+import cermet.maths.subspace as maths
 from cermet.maths.subspace import leading, overlap
 
 
@@ -55,3 +56,13 @@ def test_overlap_is_the_mean_squared_cosine() -> None:
     assert overlap(axes[:, :2], axes[:, 2:]) == 0.0
     assert overlap(axes[:, :2], turned) == pytest.approx((0.75 + 1.0) / 2)
     assert overlap(axes[:, :1], axes[:, :3]) == 1.0  # it lies in the other
+
+
+def test_more_rounds_where_the_first_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the values sought is large: four rounds find too little, and it goes on."""
+    values = torch.where(torch.arange(120) < 6, 1.0, 0.7)
+    left, right = (torch.linalg.qr(_random(side, 120, side)).Q for side in (150, 130))
+    matrix = (left * values) @ right.t()
+    assert float(leading(matrix, 6)[1].square().sum()) > (1 - 1e-3) * 6
+    monkeypatch.setattr(maths, "_MOST", 2)
+    assert float(leading(matrix, 6)[1].square().sum()) < (1 - 1e-3) * 6

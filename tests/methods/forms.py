@@ -177,7 +177,7 @@ def statistics(method: Method, base: Model | None, experts: Sequence[Model]) -> 
 def _gram(value: Tensor) -> Tensor:
     """A Gram matrix of a tensor's rows, as if they were inputs, none of which is dead."""
     wide = value.to(torch.float32)
-    return wide.transpose(-1, -2) @ wide + torch.eye(wide.shape[-1])
+    return wide.transpose(-1, -2) @ wide + torch.eye(wide.shape[-1], device=wide.device)
 
 
 def _score(value: Tensor, base: Tensor | None, place: int) -> Tensor:

@@ -17,7 +17,7 @@ from cermet.core import registry
 from cermet.core.errors import CermetError, MethodError, RecipeError
 from cermet.core.registry import method
 from cermet.engine.forecast import forecast
-from cermet.engine.run import Options
+from cermet.engine.options import Options
 from tests.cli.commands import ready
 from tests.recipes.pools import llama, merged, planned, save_llama, task
 

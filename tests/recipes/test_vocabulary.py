@@ -10,29 +10,23 @@ import pytest
 import torch
 
 from cermet import api
-from cermet.core.errors import MismatchError, RecipeError
 from tests.recipes.pools import config_of, merged, planned
-from tests.recipes.vocabularies import CHAT, EMBED, HEAD, ids_of, save_model, weighted
-
-_UNUSED = tuple(f"<unused_{i}>" for i in range(4))
+from tests.recipes.vocabularies import (
+    CHAT,
+    EMBED,
+    HEAD,
+    UNUSED,
+    ids_of,
+    save_model,
+    unequal,
+    unequal_pool,
+    weighted,
+)
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Three Llamas of 33 plain tokens.
-
-    base: as it is. chat: two tokens more. padded: four tokens more in its tokenizer, without rows.
-    """
-    folder = tmp_path_factory.mktemp("pool")
-    return {
-        "base": save_model(folder / "base", 0),
-        "chat": save_model(folder / "chat", 1, added=CHAT),
-        "padded": save_model(folder / "padded", 2, added=_UNUSED, rows=33),
-    }
-
-
-def _recipe(pool: dict[str, str], **more: Any) -> dict[str, Any]:
-    return {**weighted(list(pool.values()), base_model=pool["base"]), **more}
+    return unequal_pool(tmp_path_factory.mktemp("pool"))
 
 
 def _rows(model: str, name: str = EMBED) -> torch.Tensor:
@@ -60,13 +54,13 @@ def test_how_many_tokens_there_are(
         said = {"tokenizer_source": pool["chat"]}
     elif said.get("tokenizer", {}).get("source") == "chat":
         said = {"tokenizer": {"source": pool["chat"]}}
-    found = merged(_recipe(pool, **said), tmp_path / "out")
+    found = merged(unequal(pool, **said), tmp_path / "out")
     assert found[EMBED].shape == found[HEAD].shape == (count, 16)
     assert config_of(tmp_path / "out")["vocab_size"] == count
     ids = ids_of(tmp_path / "out")
     assert len(ids) == count
     assert set(CHAT) <= set(ids) if count == 35 else set(CHAT).isdisjoint(ids)
-    assert set(_UNUSED).isdisjoint(ids)
+    assert set(UNUSED).isdisjoint(ids)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +86,7 @@ def test_the_counts_that_mergekit_pins(setting: dict[str, Any], count: int, tmp_
 def test_a_token_of_one_model_has_that_models_row(
     name: str, pool: dict[str, str], tmp_path: Path
 ) -> None:
-    found = merged(_recipe(pool, tokenizer_source="union"), tmp_path / "out")[name]
+    found = merged(unequal(pool, tokenizer_source="union"), tmp_path / "out")[name]
     ids, chat = ids_of(tmp_path / "out"), ids_of(pool["chat"])
     for token in CHAT:
         donor = _rows(pool["chat"], name)[chat[token]]
@@ -104,7 +98,7 @@ def test_a_token_of_one_model_has_that_models_row(
 def _one(pool: dict[str, str], token: str, rule: dict[str, Any], out: Path) -> torch.Tensor:
     """The row of a token under a rule."""
     setting = {"source": "union", "tokens": {token: rule}}
-    found = merged(_recipe(pool, tokenizer=setting), out)
+    found = merged(unequal(pool, tokenizer=setting), out)
     return found[EMBED][ids_of(out)[token]]
 
 
@@ -140,7 +134,7 @@ def test_a_token_of_zeros(pool: dict[str, str], tmp_path: Path) -> None:
 
 def test_rows_are_padded_to_a_multiple_with_the_mean(pool: dict[str, str], tmp_path: Path) -> None:
     setting = {"source": "union", "pad_to_multiple_of": 16}
-    found = merged(_recipe(pool, tokenizer=setting), tmp_path / "out")
+    found = merged(unequal(pool, tokenizer=setting), tmp_path / "out")
     assert found[EMBED].shape == found[HEAD].shape == (48, 16)
     assert config_of(tmp_path / "out")["vocab_size"] == 48
     assert len(ids_of(tmp_path / "out")) == 35
@@ -200,6 +194,13 @@ def test_models_that_agree_are_merged_as_without_a_rule(pool: dict[str, str]) ->
     assert ruled.vocabulary is None
 
 
+def test_a_token_may_be_new(pool: dict[str, str], tmp_path: Path) -> None:
+    source = {"kind": "model_token", "model": pool["chat"], "token": "<|im_end|>"}
+    found = _one(pool, "<new>", {"source": source}, tmp_path / "out")
+    torch.testing.assert_close(found, _rows(pool["chat"])[34], rtol=0, atol=1e-8)
+    assert ids_of(tmp_path / "out")["<new>"] == 35
+
+
 # -- rows beyond the tokens, ties -----------------------------------------------------
 
 
@@ -238,7 +239,7 @@ def test_tied_and_untied_heads(tmp_path: Path) -> None:
 def test_any_cut_and_any_executor_give_the_same_bytes(pool: dict[str, str], tmp_path: Path) -> None:
     setting = {"source": "union", "pad_to_multiple_of": 16,
                "tokens": {"the": {"source": pool["chat"], "force": True}}}  # fmt: skip
-    recipe = _recipe(pool, tokenizer=setting, merge_method="linear")
+    recipe = unequal(pool, tokenizer=setting, merge_method="linear")
     whole = merged(recipe, tmp_path / "whole")
     cut = merged(recipe, tmp_path / "cut", block=7)
     api.merge(recipe, tmp_path / "forked", threads=2, executor="processes")
@@ -256,6 +257,18 @@ def test_verify_tells_that_a_tokenizer_has_changed(pool: dict[str, str], tmp_pat
     save_model(tmp_path / "a", 0, more=["sat"], rows=33)
     problems = api.verify(tmp_path / "out").problems
     assert any("tokenizer.json" in p and "has changed since the merge" in p for p in problems)
+
+
+def test_a_journal_is_of_one_vocabulary(pool: dict[str, str]) -> None:
+    from cermet.engine.options import DEFAULT_SHARD
+    from cermet.engine.run import fingerprint, plan_layout
+
+    found = set()
+    for source in (pool["chat"], pool["base"], {"kind": "zero"}):
+        rule = {"the": {"source": source, "force": True}}
+        plan = planned(unequal(pool, tokenizer={"source": "union", "tokens": rule}))
+        found.add(fingerprint(plan, [plan_layout(plan, DEFAULT_SHARD)], "cpu"))
+    assert len(found) == 3
 
 
 # -- ids in the configs ---------------------------------------------------------------
@@ -286,92 +299,6 @@ def test_ids_follow_their_tokens(tmp_path: Path) -> None:
     assert config_of(tmp_path / "out")["image_token_id"] == 34
 
 
-# -- refusals and warnings ------------------------------------------------------------
-
-
-def test_unequal_vocabularies_without_a_rule(pool: dict[str, str]) -> None:
-    with pytest.raises(MismatchError) as caught:
-        planned(_recipe(pool))
-    text = str(caught.value)
-    assert f"'<|im_start|>' is 33 in '{pool['chat']}'; '<|im_end|>' is 34" in text
-    for way in ("tokenizer_source: base", "tokenizer_source: union", "one of the models"):
-        assert way in text
-
-
-def test_rows_of_different_tokens_are_not_merged_unseen(tmp_path: Path) -> None:
-    one = save_model(tmp_path / "a", 0, added=["<x>", "<y>"])
-    two = save_model(tmp_path / "b", 1, added=["<y>", "<x>"])
-    (warning,) = planned(weighted([one, two])).warnings
-    assert f"'<x>' is 33 in '{one}' and 34 in '{two}'" in warning
-    unused = save_model(tmp_path / "c", 2, added=["<x>", "<y>", "<pad>"], rows=35)
-    assert planned(weighted([one, unused])).warnings == ()  # <pad> has no row
-
-
-def test_a_model_without_a_tokenizer(pool: dict[str, str], tmp_path: Path) -> None:
-    from tests.checkpoints.tokenizers import save_tokenizer
-    from tests.recipes.pools import llama, llama_config, save
-
-    bare = save(tmp_path / "bare", llama(5, 1), llama_config(1))
-    with pytest.raises(RecipeError, match=r"bare' holds no tokenizer"):
-        planned(weighted([pool["base"], bare], tokenizer_source="union"))
-    more = [f"w{i}" for i in range(7)]  # as many tokens as rows
-    assert save_tokenizer(tmp_path / "full", more=more) == 40
-    full = save(tmp_path / "full", llama(6, 1), llama_config(1))
-    found = planned(weighted([full, bare], tokenizer_source="union"))
-    assert "bare' holds no tokenizer; its tokens are taken to be those of" in found.warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("rule", "reason"),
-    [
-        ({}, "no model has this token; give it a source"),
-        ({"source": "$chat"}, "has no row for a token '<new>'"),
-        ({"source": "nowhere"}, "'nowhere' is not among the models of the recipe"),
-        (
-            {"source": {"kind": "model_token", "model": "$chat", "token": "<other>"}},
-            "has no row for a token '<other>'",
-        ),
-        (
-            {"source": {"kind": "model_token", "model": "$chat", "token_id": 35}},
-            r"has no row for a token of the id 35 \('model.embed_tokens.weight' has 35\)",
-        ),
-    ],
-)
-def test_a_rule_that_names_no_row(rule: dict[str, Any], reason: str, pool: dict[str, str]) -> None:
-    said = json.loads(json.dumps(rule).replace("$chat", pool["chat"]))
-    with pytest.raises(RecipeError, match=reason):
-        planned(_recipe(pool, tokenizer={"source": "union", "tokens": {"<new>": said}}))
-
-
-def test_a_token_may_be_new(pool: dict[str, str], tmp_path: Path) -> None:
-    source = {"kind": "model_token", "model": pool["chat"], "token": "<|im_end|>"}
-    found = _one(pool, "<new>", {"source": source}, tmp_path / "out")
-    torch.testing.assert_close(found, _rows(pool["chat"])[34], rtol=0, atol=1e-8)
-    assert ids_of(tmp_path / "out")["<new>"] == 35
-
-
-def test_a_head_of_another_length(pool: dict[str, str], tmp_path: Path) -> None:
-    odd = save_model(tmp_path / "odd", 3)
-    from tests.recipes.pools import llama_config, save
-
-    tensors = dict(api.open(odd))
-    tensors[HEAD] = torch.cat([tensors[HEAD]] * 2)
-    save(tmp_path / "odd", {n: t.clone() for n, t in tensors.items()}, llama_config(1))
-    with pytest.raises(MismatchError, match=r"has 66 rows and its embedding 33"):
-        planned(weighted([odd, pool["chat"]], tokenizer_source="union"))
-
-
-def test_a_journal_is_of_one_vocabulary(pool: dict[str, str]) -> None:
-    from cermet.engine.run import DEFAULT_SHARD, fingerprint, plan_layout
-
-    found = set()
-    for source in (pool["chat"], pool["base"], {"kind": "zero"}):
-        rule = {"the": {"source": source, "force": True}}
-        plan = planned(_recipe(pool, tokenizer={"source": "union", "tokens": rule}))
-        found.add(fingerprint(plan, [plan_layout(plan, DEFAULT_SHARD)], "cpu"))
-    assert len(found) == 3
-
-
 def test_a_model_in_a_nested_config(tmp_path: Path) -> None:
     base = save_model(tmp_path / "a", 0)
     chat = save_model(tmp_path / "b", 1, added=CHAT)
@@ -384,34 +311,3 @@ def test_a_model_in_a_nested_config(tmp_path: Path) -> None:
     assert found["text_config"]["vocab_size"] == 35
     assert found["vision_config"]["vocab_size"] == 7
     assert "vocab_size" not in found
-
-
-def test_another_width_is_no_matter_of_the_vocabulary(pool: dict[str, str], tmp_path: Path) -> None:
-    from tests.recipes.pools import llama_config, save
-
-    tensors = {n: t.clone() for n, t in api.open(pool["base"]).items()}
-    for name in (EMBED, HEAD):
-        tensors[name] = torch.cat([tensors[name]] * 2, 1)
-    wide = save(tmp_path / "wide", tensors, llama_config(1, vocab_size=33))
-    for said in ({}, {"tokenizer_source": "base"}):
-        with pytest.raises(MismatchError, match=r"shapes must be equal\.$"):
-            planned(weighted([pool["base"], wide], **said))
-
-
-def test_a_damaged_tokenizer(pool: dict[str, str], tmp_path: Path) -> None:
-    from cermet.core.errors import FormatError
-
-    broken = save_model(tmp_path / "a", 3, added=CHAT)
-    (tmp_path / "a" / "tokenizer.json").write_text('{"model": 3}')
-    recipe = weighted([pool["base"], broken])
-    with pytest.raises(FormatError, match=r"tokenizer\.json' is not a tokenizer"):
-        planned({**recipe, "tokenizer_source": "union"})
-    with pytest.raises(MismatchError, match=r"Their vocabularies differ\. Say which"):
-        planned(recipe)
-
-
-def test_an_assembly_does_not_change_vocabularies(pool: dict[str, str]) -> None:
-    recipe = {**weighted([pool["chat"]]), "merge_method": "emr", "base_model": pool["base"]}
-    recipe["models"] = [{"model": pool["chat"]}]
-    with pytest.raises(RecipeError, match="'emr' makes an assembly"):
-        planned({**recipe, "tokenizer_source": "union"})

@@ -12,9 +12,20 @@ from torch import Tensor
 from tests.checkpoints.tokenizers import save_tokenizer
 from tests.recipes.pools import llama, llama_config, save
 
-__all__ = ["CHAT", "EMBED", "HEAD", "ids_of", "save_model", "weighted"]
+__all__ = [
+    "CHAT",
+    "EMBED",
+    "HEAD",
+    "UNUSED",
+    "ids_of",
+    "save_model",
+    "unequal",
+    "unequal_pool",
+    "weighted",
+]
 
 CHAT = ("<|im_start|>", "<|im_end|>")
+UNUSED = tuple(f"<unused_{i}>" for i in range(4))
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -54,3 +65,20 @@ def weighted(models: Sequence[str], **more: Any) -> Mapping[str, Any]:
     """A recipe for the mean of some models."""
     listed = [{"model": m, "parameters": {"weight": 1.0}} for m in models]
     return {"merge_method": "linear", "models": listed, **more}
+
+
+def unequal_pool(folder: Path) -> dict[str, str]:
+    """Three Llamas of 33 plain tokens.
+
+    base: as it is. chat: two tokens more. padded: four tokens more in its tokenizer, without rows.
+    """
+    return {
+        "base": save_model(folder / "base", 0),
+        "chat": save_model(folder / "chat", 1, added=CHAT),
+        "padded": save_model(folder / "padded", 2, added=UNUSED, rows=33),
+    }
+
+
+def unequal(pool: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """A recipe for the mean of such a pool."""
+    return {**weighted(list(pool.values()), base_model=pool["base"]), **more}

@@ -152,6 +152,11 @@ def run(*arguments: str | Path, prefix: Iterable[str] = ()) -> tuple[int, str]:
     return ended(process)
 
 
+def forked(*arguments: str | Path) -> tuple[int, str]:
+    """The same by a process that need not import anything (see `Forked`)."""
+    return ended(Forked(*arguments))
+
+
 def ended(process: subprocess.Popen[str] | Forked) -> tuple[int, str]:
     """Wait for a process: exit code, and all that it printed."""
     out, err = process.communicate(timeout=_PATIENCE)

@@ -13,9 +13,9 @@ from cermet.core.errors import InputError, OutputError
 from tests.reliability.forked import Forked
 from tests.reliability.runs import (
     ended,
+    forked,
     interrupted,
     recipe,
-    run,
     snapshot,
     wait_until_recorded,
     working,
@@ -42,10 +42,10 @@ def test_it_lists_and_then_removes(pool: list[Path], tmp_path: Path) -> None:
 
 def test_the_command(pool: list[Path], tmp_path: Path) -> None:
     folder = interrupted(recipe(pool), tmp_path / "a", 3)
-    code, text = run("clean", tmp_path)
+    code, text = forked("clean", tmp_path)
     assert (code, f"left over: {folder}" in text, "--remove" in text) == (0, True, True)
     assert folder.is_dir()
-    code, text = run("clean", tmp_path, "--remove")
+    code, text = forked("clean", tmp_path, "--remove")
     assert (code, f"removed: {folder}" in text) == (0, True)
     assert not folder.exists()
 

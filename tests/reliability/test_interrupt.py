@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from cermet import api
+from tests.reliability.forked import Forked
 from tests.reliability.runs import (
     Files,
     Interrupt,
     contents,
     ended,
+    forked,
     recipe,
     recorded,
-    run,
     start,
     wait_until_recorded,
     working,
@@ -51,7 +52,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 def _interrupted(scene: Scene, out: Path, number: int, *options: str) -> str:
     """Send a signal in the middle of a merge; the last line that it printed."""
-    process = start("merge", scene.recipe, out, "--threads", "2", *options)
+    process = Forked("merge", scene.recipe, out, "--threads", "2", *options)
     wait_until_recorded(process, out, _PIECES // 3)
     process.send_signal(number)
     code, text = ended(process)
@@ -74,7 +75,7 @@ def test_the_printed_command_goes_on(scene: Scene, tmp_path: Path, number: int) 
     assert line.startswith("cermet: interrupted.")
     assert not out.exists()
     assert recorded(out) >= _PIECES // 3
-    code, text = run(*_command(line))
+    code, text = forked(*_command(line))
     assert code == 0, text
     assert "pieces were there already" in text
     assert contents(out) == scene.expected
@@ -90,7 +91,7 @@ def test_the_printed_command_keeps_the_options(scene: Scene, tmp_path: Path) -> 
     assert contents(out) == old
     arguments = _command(line)
     assert arguments.count("--resume") == 1
-    code, text = run(*arguments)
+    code, text = forked(*arguments)
     assert code == 0, text
     assert len(list(out.glob("*.safetensors"))) == 2
 

@@ -20,9 +20,9 @@ from tests.reliability.runs import (
     Files,
     contents,
     ended,
+    forked,
     recipe,
     recorded,
-    run,
     snapshot,
     wait_until_recorded,
     working,
@@ -49,7 +49,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     root = tmp_path_factory.mktemp("kill")
     pool = write_pool(root, _LAYERS, _SHAPE)
     path = write_recipe(root / "recipe.yaml", recipe(pool, "della"))
-    code, text = run("merge", path, root / "calm" / "out", *_OPTIONS)
+    code, text = forked("merge", path, root / "calm" / "out", *_OPTIONS)
     assert code == 0, text
     expected = contents(root / "calm" / "out")
     shutil.rmtree(root / "calm")
@@ -84,7 +84,7 @@ def test_kills_all_over_the_journal(scene: Scene, tmp_path: Path, kills: int) ->
         if not out.exists():  # else the kill came too late, and the output must be whole
             landed.append(share)
             if number % 7 == 3:
-                code, text = run("merge", scene.recipe, out, *_OPTIONS, "--resume")
+                code, text = forked("merge", scene.recipe, out, *_OPTIONS, "--resume")
                 assert code == 0, text
                 assert "pieces were there already" in text
             else:
@@ -115,7 +115,7 @@ def test_killed_while_it_overwrites(scene: Scene, tmp_path: Path) -> None:
     old = snapshot([out])
     _kill(scene, out, _PIECES // 2, "--overwrite")
     assert snapshot([out]) == old
-    code, text = run("merge", scene.recipe, out, *_OPTIONS, "--resume", "--overwrite")
+    code, text = forked("merge", scene.recipe, out, *_OPTIONS, "--resume", "--overwrite")
     assert code == 0, text
     assert "pieces were there already" in text
     assert contents(out) == scene.expected

@@ -18,9 +18,9 @@ from tests.reliability.forked import Forked
 from tests.reliability.runs import (
     contents,
     ended,
+    forked,
     interrupted,
     recipe,
-    run,
     snapshot,
     wait_until_recorded,
     weights,
@@ -166,7 +166,7 @@ def test_two_at_once(tmp_path: Path) -> None:
             api.merge(recipe(pool), out, **options)
     first.send_signal(signal.SIGCONT)
     assert ended(first)[0] == 0
-    code, text = run("merge", path, out)
+    code, text = forked("merge", path, out)
     assert (code, text.count("\n")) == (2, 1), text
     assert api.verify(out).problems == []
 

@@ -6,9 +6,12 @@ An executor gets jobs and runs their stages; it knows nothing of models, methods
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Executor", "Stage", "Staged"]
+import torch
+
+__all__ = ["Executor", "Stage", "Staged", "one_thread"]
 
 Stage = list[Callable[[], None]]
 
@@ -38,3 +41,14 @@ class Executor(Protocol):
 
     def run(self, jobs: Iterable[Staged]) -> None:
         """Run all jobs to their end."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """No threads inside torch: the pieces are parallel, and sums and products round by them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

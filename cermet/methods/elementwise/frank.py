@@ -53,6 +53,7 @@ def frank(
     Maths       ‖τ‖² over all tensors of a layer ℓ;  λₜ = wₜ‖τₜ‖² / (w₁‖τ₁‖² + w₂‖τ₂‖²);
                 w₁ = exp(−αℓ) / Σⱼ exp(−αj) over all layers j,  w₂ = 1 − w₁, or both 1 without α;
                 θ = θ₀ + λ₁τ₁ + λ₂τ₂;  embeddings, heads and projectors: the first expert's
+                Cost for a matrix of m × n: 4mn operations for norms, 4mn for the sum
     Inputs      deltas: expert minus base, first of the model that sees, then of the one that
                 reasons. What stands outside of the layers (the last norm) is one more layer,
                 without a prior

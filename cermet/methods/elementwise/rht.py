@@ -31,6 +31,7 @@ def rht(
     Maths       τ̂ᵢ: the ⌊dn⌋ largest |τᵢ| of the tensor, divided by d;  s = sgn Σ τ̂ᵢ (0 counts
                 as +), with frequency s = sgn Σ sgn τ̂ᵢ;
                 θ = θ₀ + Σ wᵢτ̂ᵢ[sgn τ̂ᵢ = s] / max(1, #{i: sgn τ̂ᵢ = s})
+                Cost for a matrix of m × n: T selections among mn, some ten passes over all
     Inputs      deltas: expert minus base (the authors apply it to the factors of adapters)
     Parameters  weight: factor of each delta. density: share of the entries of a tensor that is
                 kept. frequency: elect by how many agree, not by how much

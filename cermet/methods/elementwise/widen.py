@@ -102,7 +102,8 @@ def widen(
     if shares is None:
         assert means is not None
         sizes = deltas.abs()
-        scores = _scores(sizes, means.view(-1, *[1] * base.ndim), ratio, calibration)
+        found = means.to(base.device).view(-1, *[1] * base.ndim)
+        scores = _scores(sizes, found, ratio, calibration)
     else:
         scores = shares[..., None]
     return base + weighted_sum(deltas.mul_(scores), [1.0] * len(deltas))

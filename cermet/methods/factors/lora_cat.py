@@ -11,6 +11,7 @@ def lora_cat(factors: Sequence[Factors], *, rslora: bool, weight: PerModel) -> F
 
     Maths       B = [B₁ B₂ ...],  A = [w₁s₁A₁; w₂s₂A₂; ...];  scale 1, or √r where the first
                 adapter uses rsLoRA
+                Cost for a matrix of m × n: a copy of (m + n)Σ rᵢ numbers
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta
     Properties  the exact sum without rsLoRA; model order does not matter then

@@ -1,13 +1,11 @@
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import Uniform, added, apart, equal_ranks, kept_at_random
+from cermet.methods.adapters import Uniform, added, apart, at_random, peft_by_entry
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_dare_linear(
     factors: Sequence[Factors],
     *,
@@ -21,6 +19,7 @@ def lora_dare_linear(
 
     Maths       Âᵢ, B̂ᵢ: each entry of Aᵢ and Bᵢ with probability d, divided by d;
                 A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Âᵢ,  B = Σ √|wᵢsᵢ| B̂ᵢ;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n: T(m + n)r draws, and some passes over as many entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept
@@ -35,12 +34,5 @@ def lora_dare_linear(
                 recipe of adapters works on the deltas. It is √r too large where the first adapter
                 uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [
-            kept_at_random(t, density, noise(i, what, tuple(t.shape)))
-            for i, t in enumerate(tensors)
-        ]
-        return added(kept, weights, what)
-
-    return apart(factors, weight, merged, count=count, rslora=rslora)
+    operator = at_random(density, noise, added)
+    return apart(factors, weight, operator, count=count, rslora=rslora)

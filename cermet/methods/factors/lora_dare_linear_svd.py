@@ -1,19 +1,11 @@
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import Uniform, added, kept_at_random, on_deltas, peft_rank
+from cermet.methods.adapters import Uniform, added, at_random, on_deltas, peft_on_deltas
 
 
-@method(
-    on="factors",
-    source="PEFT, add_weighted_adapter",
-    rank=peft_rank,
-    limits={"rank": (1, None)},
-    forms_deltas=True,
-)
+@peft_on_deltas(limits={"rank": (1, None)})
 def lora_dare_linear_svd(
     factors: Sequence[Factors],
     *,
@@ -28,6 +20,8 @@ def lora_dare_linear_svd(
 
     Maths       τ̂ᵢ: each entry of sᵢBᵢAᵢ with probability d, divided by d;  Σ wᵢτ̂ᵢ truncated to r;
                 scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n, M × k: T products of mnrᵢ and Tmn draws, a Gram matrix
+                of Mk², its r leading eigenvectors, a product of mnr
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. density: share of the entries of each delta
                 that is kept. rank: PEFT's svd_rank; the largest rank of the adapters by default
@@ -41,12 +35,5 @@ def lora_dare_linear_svd(
     Departures  none from PEFT 0.21.2, but that the draws are seeded. The result is √r too large
                 where the first adapter uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [
-            kept_at_random(t, density, noise(i, what, tuple(t.shape)))
-            for i, t in enumerate(tensors)
-        ]
-        return added(kept, weights, what)
-
-    return on_deltas(factors, weight, merged, rank=rank, count=count, rslora=rslora)
+    operator = at_random(density, noise, added)
+    return on_deltas(factors, weight, operator, rank=rank, count=count, rslora=rslora)

@@ -1,14 +1,11 @@
 from collections.abc import Sequence
-from typing import Literal
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import Uniform, apart, equal_ranks, kept_at_random, voted
+from cermet.methods.adapters import Majority, Uniform, apart, at_random, peft_by_entry, voted
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_dare_ties(
     factors: Sequence[Factors],
     *,
@@ -17,11 +14,12 @@ def lora_dare_ties(
     noise: Uniform,
     weight: PerModel,
     density: float,
-    majority_sign_method: Literal["total", "frequency"] = "total",
+    majority_sign_method: Majority = "total",
 ) -> Factors:
     """PEFT's dare_ties: drop entries of A and B at random, elect signs, average what agrees.
 
     Maths       as lora_ties, with Âᵢ, B̂ᵢ: each entry of Aᵢ and Bᵢ with probability d, divided by d
+                Cost for a matrix of m × n: T(m + n)r draws, and some passes over as many entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept. majority_sign_method: elect by the sum of the values (total) or of
@@ -37,12 +35,5 @@ def lora_dare_ties(
                 recipe of adapters works on the deltas. It is √r too large where the first adapter
                 uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [
-            kept_at_random(t, density, noise(i, what, tuple(t.shape)))
-            for i, t in enumerate(tensors)
-        ]
-        return voted(kept, weights, majority_sign_method == "frequency")
-
-    return apart(factors, weight, merged, count=count, rslora=rslora)
+    operator = at_random(density, noise, voted(majority_sign_method))
+    return apart(factors, weight, operator, count=count, rslora=rslora)

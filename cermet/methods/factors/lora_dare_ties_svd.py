@@ -1,20 +1,11 @@
 from collections.abc import Sequence
-from typing import Literal
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import Uniform, kept_at_random, on_deltas, peft_rank, voted
+from cermet.methods.adapters import Majority, Uniform, at_random, on_deltas, peft_on_deltas, voted
 
 
-@method(
-    on="factors",
-    source="PEFT, add_weighted_adapter",
-    rank=peft_rank,
-    limits={"rank": (1, None)},
-    forms_deltas=True,
-)
+@peft_on_deltas(limits={"rank": (1, None)})
 def lora_dare_ties_svd(
     factors: Sequence[Factors],
     *,
@@ -24,11 +15,13 @@ def lora_dare_ties_svd(
     weight: PerModel,
     density: float,
     rank: int | None = None,
-    majority_sign_method: Literal["total", "frequency"] = "total",
+    majority_sign_method: Majority = "total",
 ) -> Factors:
     """PEFT's dare_ties_svd: drop entries of the deltas, elect signs, average, truncate.
 
     Maths       as lora_ties_svd, with τ̂ᵢ: each entry of sᵢBᵢAᵢ with probability d, divided by d
+                Cost for a matrix of m × n, M × k: T products of mnrᵢ and Tmn draws, a Gram matrix
+                of Mk², its r leading eigenvectors, a product of mnr
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. density: share of the entries of each delta
                 that is kept. rank: PEFT's svd_rank; the largest rank of the adapters by default.
@@ -45,12 +38,5 @@ def lora_dare_ties_svd(
                 agree, its weights are not normalised. The result is √r too large where the first
                 adapter uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [
-            kept_at_random(t, density, noise(i, what, tuple(t.shape)))
-            for i, t in enumerate(tensors)
-        ]
-        return voted(kept, weights, majority_sign_method == "frequency")
-
-    return on_deltas(factors, weight, merged, rank=rank, count=count, rslora=rslora)
+    operator = at_random(density, noise, voted(majority_sign_method))
+    return on_deltas(factors, weight, operator, rank=rank, count=count, rslora=rslora)

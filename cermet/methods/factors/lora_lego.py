@@ -31,6 +31,8 @@ def lora_lego(
     Maths       units zⱼ = [wᵢsᵢaⱼ; bⱼ], a row of an A with its column of B, of all adapters;
                 k clusters by k-means;  z̄ = mean of a cluster, times (mean |z|) / |z̄| of its
                 members with reweight;  B, A = the z̄;  scale √(r̄ / k), r̄ the mean rank
+                Cost for a matrix of m × n, N = Σ rᵢ: N²(m + n) for the inner products of the units,
+                then N²k for each round of k-means, a hundred at most
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. rank: number of clusters k; the largest
                 rank of the adapters by default. reweight: restore the mean norm of a cluster.

@@ -1,17 +1,18 @@
 from collections.abc import Sequence
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import added, apart, equal_ranks
+from cermet.methods.adapters import added, apart, peft_by_entry
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_linear(
     factors: Sequence[Factors], *, count: int, rslora: bool, weight: PerModel
 ) -> Factors:
     """PEFT's linear: add the adapters' A and their B apart.
 
     Maths       A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Aᵢ,  B = Σ √|wᵢsᵢ| Bᵢ;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n: 2T(m + n)r operations
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter
     Properties  model order does not matter; T equal adapters at 1/T give T times their delta

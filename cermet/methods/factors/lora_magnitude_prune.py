@@ -1,13 +1,11 @@
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import added, apart, equal_ranks, largest_kept
+from cermet.methods.adapters import added, apart, largest, peft_by_entry
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_magnitude_prune(
     factors: Sequence[Factors],
     *,
@@ -20,6 +18,8 @@ def lora_magnitude_prune(
 
     Maths       Âᵢ, B̂ᵢ: the ⌊dn⌋ largest |entries| of Aᵢ and of Bᵢ;
                 A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Âᵢ,  B = Σ √|wᵢsᵢ| B̂ᵢ;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n: a selection in each A and B, and three passes over all
+                T(m + n)r of their entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept
@@ -34,9 +34,5 @@ def lora_magnitude_prune(
                 'ties' on a recipe of adapters works on the
                 deltas. It is √r too large where the first adapter uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [largest_kept(t, density) for t in tensors]
-        return added(kept, weights, what)
-
-    return apart(factors, weight, merged, count=count, rslora=rslora)
+    operator = largest(density, added)
+    return apart(factors, weight, operator, count=count, rslora=rslora)

@@ -13,6 +13,8 @@ def lora_reduced(
 
     Maths       Σ wᵢsᵢBᵢAᵢ = [B₁ ...][w₁s₁A₁; ...] = Q_B (R_B R_Aᵀ) Q_Aᵀ;  core = UΣVᵀ, and of it
                 the leading part:  B = Q_B U_r √Σ_r,  A = √Σ_r V_rᵀ Q_Aᵀ
+                Cost for a matrix of m × n, R = Σ rᵢ: two QR decompositions, 4(m + n)R², a core of
+                R³, two products of (m + n)Rr; the matrix is never formed
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. rank: of the result; the largest rank of
                 the adapters by default

@@ -10,6 +10,7 @@ def lora_sum(factors: Sequence[Factors], *, weight: PerModel) -> Factors:
     """Sum the adapters' deltas exactly, by putting their factors side by side.
 
     Maths       B = [B₁ B₂ ...],  A = [w₁s₁A₁; w₂s₂A₂; ...]:  BA = Σ wᵢsᵢBᵢAᵢ
+                Cost for a matrix of m × n: a copy of (m + n)Σ rᵢ numbers
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta
     Properties  exact to rounding; the rank is the sum of the ranks; model order does not matter

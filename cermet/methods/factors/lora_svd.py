@@ -2,18 +2,12 @@ from collections.abc import Sequence
 
 import torch
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors, padded, product, stacked, truncated_product
-from cermet.methods.adapters import added, apart, peft_rank, peft_scale
+from cermet.methods.adapters import added, apart, peft_on_deltas, peft_scale
 
 
-@method(
-    on="factors",
-    source="PEFT, add_weighted_adapter",
-    rank=peft_rank,
-    limits={"rank": (1, None), "svd_clamp": (0.0, 1.0)},
-    forms_deltas=True,
-)
+@peft_on_deltas(limits={"rank": (1, None), "svd_clamp": (0.0, 1.0)})
 def lora_svd(
     factors: Sequence[Factors],
     *,
@@ -27,6 +21,8 @@ def lora_svd(
 
     Maths       UΣVᵀ = Σ wᵢsᵢBᵢAᵢ;  B = U_rΣ_r,  A = V_rᵀ;  with svd_clamp q, both are clamped to
                 ± the q-quantile of all their entries;  scale 1, or √r with rsLoRA
+                Cost for a matrix of m × n, R = Σ rᵢ: that of lora_reduced; with svd_clamp a whole
+                decomposition, 14Mk² + 8k³ and more for M × k
     Inputs      factors: Aᵢ [rᵢ, in], Bᵢ [out, rᵢ] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter's delta. rank: PEFT's svd_rank; the largest rank of
                 the adapters by default. svd_clamp: none by default

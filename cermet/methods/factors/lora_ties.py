@@ -1,14 +1,11 @@
 from collections.abc import Sequence
-from typing import Literal
 
-from torch import Tensor
-
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.maths.factors import Factors
-from cermet.methods.adapters import apart, equal_ranks, largest_kept, voted
+from cermet.methods.adapters import Majority, apart, largest, peft_by_entry, voted
 
 
-@method(on="factors", source="PEFT, add_weighted_adapter", rank=equal_ranks)
+@peft_by_entry()
 def lora_ties(
     factors: Sequence[Factors],
     *,
@@ -16,7 +13,7 @@ def lora_ties(
     rslora: bool,
     weight: PerModel,
     density: float,
-    majority_sign_method: Literal["total", "frequency"] = "total",
+    majority_sign_method: Majority = "total",
 ) -> Factors:
     """PEFT's ties: trim A and B, elect a sign for each entry, average what agrees.
 
@@ -24,6 +21,8 @@ def lora_ties(
                 by frequency s = sgn Σ sgn Âᵢ;
                 A = Σ sgn(wᵢsᵢ)√|wᵢsᵢ| Âᵢ[sgn Âᵢ = s] / max(1, #{i: sgn Âᵢ = s});
                 B alike with √|wᵢsᵢ|
+                Cost for a matrix of m × n: a selection in each A and B, and some ten passes over
+                all T(m + n)r of their entries
     Inputs      factors: Aᵢ [r, in], Bᵢ [out, r] and sᵢ of the adapters that have the module
     Parameters  weight: factor of each adapter. density: share of the entries of each A and each B
                 that is kept. majority_sign_method: elect by the sum of the values (total) or of
@@ -39,9 +38,5 @@ def lora_ties(
                 on a recipe of adapters works on the deltas. It is √r too large where the first
                 adapter uses rsLoRA.
     """
-
-    def merged(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
-        kept = [largest_kept(t, density) for t in tensors]
-        return voted(kept, weights, majority_sign_method == "frequency")
-
-    return apart(factors, weight, merged, count=count, rslora=rslora)
+    operator = largest(density, voted(majority_sign_method))
+    return apart(factors, weight, operator, count=count, rslora=rslora)

@@ -1,22 +1,14 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.core.types import Place
 from cermet.maths.select import Cutoff
-from cermet.methods.drm import grain, merged, others_magnitudes
-from cermet.methods.matrices import Vocabulary, room
+from cermet.methods.drm import drm, merged
+from cermet.methods.matrices import Vocabulary
 
 
-@method(
-    on="deltas",
-    source="arXiv:2505.23117",
-    grain=grain,
-    rounds=[others_magnitudes],
-    limits={"weight": (0.0, None), "others_density": (0.0, 1.0)},
-    workspace=room(each=6.0, copies=5.0, short=10.0),
-    properties=("permutation", "odd"),
-)
+@drm()
 def drm_v(
     deltas: Float[Tensor, "models *block"],
     *,

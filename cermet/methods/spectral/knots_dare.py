@@ -2,33 +2,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.core.types import Place
-from cermet.maths.combine import scaled_, weighted_sum
+from cermet.maths.combine import weighted_sum
 from cermet.maths.select import Cutoff
-from cermet.methods.joint import (
-    Side,
-    aligned,
-    grain,
-    keep_apart,
-    knots_rounds,
-    tables_averaged,
-    trimmed,
-)
-from cermet.methods.matrices import Vocabulary, room
+from cermet.methods.joint import Side, aligned
+from cermet.methods.knots import dared, knots_dares, trimmed
+from cermet.methods.matrices import Vocabulary
 
 
-@method(
-    on="deltas",
-    source="arXiv:2410.19735",
-    grain=grain,
-    mask=keep_apart,
-    rounds=knots_rounds(drops=True),
-    otherwise=tables_averaged,
-    noise=True,
-    limits={"floor": (0.0, None), "keep": (0.0, 1.0)},
-    workspace=room(each=8.0, copies=5.0, short=10.0),
-)
+@knots_dares()
 def knots_dare(
     deltas: Float[Tensor, "models *block"],
     *,
@@ -61,8 +44,7 @@ def knots_dare(
     """
 
     def fuse(values: Tensor) -> Tensor:
-        left = scaled_(values.mul_(mask), [1.0 / k if k else 0.0 for k in keep])
-        kept, ones = trimmed(left, cutoff), [1.0] * len(values)
+        kept, ones = trimmed(dared(values, mask, keep), cutoff), [1.0] * len(values)
         total = weighted_sum(kept, ones)
         if not normalize:
             return total

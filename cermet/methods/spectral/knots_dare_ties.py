@@ -1,33 +1,15 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.core.types import Place
-from cermet.maths.combine import agreeing_mean, elected, scaled_, weighted_sum
 from cermet.maths.select import Cutoff
-from cermet.methods.joint import (
-    Side,
-    aligned,
-    grain,
-    keep_apart,
-    knots_rounds,
-    tables_averaged,
-    trimmed,
-)
-from cermet.methods.matrices import Vocabulary, room
+from cermet.methods.joint import Side, aligned
+from cermet.methods.knots import dared, knots_dares, ties_of, trimmed
+from cermet.methods.matrices import Vocabulary
 
 
-@method(
-    on="deltas",
-    source="arXiv:2410.19735",
-    grain=grain,
-    mask=keep_apart,
-    rounds=knots_rounds(drops=True),
-    otherwise=tables_averaged,
-    noise=True,
-    limits={"floor": (0.0, None), "keep": (0.0, 1.0)},
-    workspace=room(each=8.0, copies=5.0, short=10.0),
-)
+@knots_dares()
 def knots_dare_ties(
     deltas: Float[Tensor, "models *block"],
     *,
@@ -59,9 +41,6 @@ def knots_dare_ties(
     """
 
     def fuse(values: Tensor) -> Tensor:
-        left = scaled_(values.mul_(mask), [1.0 / k if k else 0.0 for k in keep])
-        kept, ones = trimmed(left, cutoff), [1.0] * len(values)
-        sign = elected(weighted_sum(kept, ones), 1.0)
-        return agreeing_mean(kept, ones, sign, normalize=normalize)
+        return ties_of(trimmed(dared(values, mask, keep), cutoff), normalize=normalize)
 
     return aligned(deltas, place, shared, floor, fuse).mul_(lambda_)

@@ -1,24 +1,15 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from cermet.core.registry import PerModel, method
+from cermet.core.registry import PerModel
 from cermet.core.types import Place
-from cermet.maths.combine import agreeing_mean, elected, weighted_sum
 from cermet.maths.select import Cutoff
-from cermet.methods.joint import Side, aligned, grain, knots_rounds, tables_averaged, trimmed
-from cermet.methods.matrices import Vocabulary, room
+from cermet.methods.joint import Side, aligned
+from cermet.methods.knots import knots, ties_of, trimmed
+from cermet.methods.matrices import Vocabulary
 
 
-@method(
-    on="deltas",
-    source="arXiv:2410.19735",
-    grain=grain,
-    rounds=knots_rounds(drops=False),
-    otherwise=tables_averaged,
-    limits={"floor": (0.0, None)},
-    workspace=room(each=6.0, copies=5.0, short=10.0),
-    properties=("permutation", "odd"),
-)
+@knots(properties=("permutation", "odd"))
 def knots_ties(
     deltas: Float[Tensor, "models *block"],
     *,
@@ -44,7 +35,8 @@ def knots_ties(
                 agrees instead of its sum. shared: whether the basis is of the outputs or of the
                 inputs. floor: singular values up to this are dropped. lambda: factor of the merged
                 delta. vocabulary: whether embeddings and heads are averaged, or are matrices too
-    Properties  model order does not matter; one expert at density 1 comes back
+    Properties  model order does not matter; one expert at density 1 comes back. Sums and means do
+                not see the basis, so KnOTS with a linear merge is task_arithmetic, exactly
     When        LoRA adapters of different tasks, whose weights have little in common entry by entry
     Example     >>> merge("knots_ties", [[0.0, 0.0]] * 2, [[[2, 0], [0, 0]], [[1, 0], [0, 1]]])
                 [[1.5, 0.0], [0.0, 1.0]]
@@ -53,8 +45,6 @@ def knots_ties(
     """
 
     def fuse(values: Tensor) -> Tensor:
-        kept, ones = trimmed(values, cutoff), [1.0] * len(values)
-        sign = elected(weighted_sum(kept, ones), 1.0)
-        return agreeing_mean(kept, ones, sign, normalize=normalize)
+        return ties_of(trimmed(values, cutoff), normalize=normalize)
 
     return aligned(deltas, place, shared, floor, fuse).mul_(lambda_)

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import cermet
-from cermet.core.registry import all_factor_methods
+from cermet.core.registry import all_factor_methods, all_methods
 from tests.methods.factors.adapters import adapter, delta, merged
 
-DELTAS = ("dare_linear", "dare_ties", "task_arithmetic", "ties")
+DELTAS = (
+    "dare_linear", "dare_ties", "knots_ties", "opcm", "optmerge", "optmerge_lora", "stf", "swudi",
+    "task_arithmetic", "ties", "tsv_m", "wudi",
+)  # fmt: skip
 """Methods whose defaults leave a single delta as it is."""
 
 
@@ -33,7 +36,8 @@ def test_peft_does_not_truncate_a_single_one(name: str) -> None:
 @pytest.mark.parametrize("name", DELTAS)
 def test_of_deltas(name: str) -> None:
     one = adapter(3, 7, 5, use_rslora=True)
-    found = merged(name, [one], weight=1.0)
+    given = {"weight": 1.0} if "weight" in all_methods()[name].parameters else {}
+    found = merged(name, [one], **given)
     torch.testing.assert_close(found, delta(one), rtol=0, atol=1e-5)
 
 

@@ -28,3 +28,9 @@ def test_a_clamp_at_one_takes_nothing_but_what_lies_beyond_the_largest_entry() -
     plain = merged("lora_svd", adapters, weight=1, rank=2)
     clamped = merged("lora_svd", adapters, weight=1, rank=2, svd_clamp=0.5)
     assert torch.linalg.norm(clamped) < torch.linalg.norm(plain)
+
+
+def test_a_rank_that_holds_all_gives_the_delta_of_cat() -> None:
+    pair = [adapter(2, 0), adapter(3, 1)]
+    found = merged("lora_svd", pair, weight=0.5, rank=5)
+    torch.testing.assert_close(found, merged("lora_cat", pair, weight=0.5), rtol=0, atol=1e-5)

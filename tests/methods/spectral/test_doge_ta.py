@@ -55,3 +55,10 @@ def test_the_largest_entries_of_the_whole_model_are_kept() -> None:
     added = [(m >= k) * s for m, k, s in zip(large, kept, shares, strict=True)]
     assert torch.equal(found["b"] == 0, sum(added) == 0)
     assert torch.equal(found["norm.weight"], base["norm.weight"])
+
+
+def test_no_correction_where_nothing_is_missing() -> None:
+    """One expert whose share is 1: its loss is 0 already, and it comes back."""
+    (model,) = deltas(1)
+    found = merged("doge_ta", [model], eta=float(model.norm()), density=1.0, rate=0.1)
+    close(found, model)

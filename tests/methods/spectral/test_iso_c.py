@@ -34,3 +34,10 @@ def test_adapters_of_a_low_rank_move_no_other_direction() -> None:
         found[:2], torch.tensor([4 / 12, 4 / 12]).double(), rtol=1e-5, atol=0
     )
     assert float(found[2]) < 1e-6
+
+
+def test_one_expert_does_not_come_back_and_equal_ones_are_summed() -> None:
+    (model,) = deltas(1)
+    one = merged("iso_c", [model])
+    assert float((one - model).norm()) > 0.1 * float(model.norm())
+    close(merged("iso_c", [model] * 3), 3 * one)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cermet.methods.spectral.iso_cts import _ranks
+from cermet.maths.lowrank import complement, leading
+from cermet.methods.spectral.iso_cts import _outside, _ranks
 from tests.methods.spectral.matrices import close, deltas, merged
 
 
@@ -49,3 +50,22 @@ def test_it_reaches_the_float64_reference() -> None:
     )
     error = torch.linalg.norm(merged("iso_cts", models).double() - mean * both)
     assert float(error / torch.linalg.norm(mean * both)) < 1e-5
+
+
+def test_equal_experts_share_their_own_directions() -> None:
+    """Of 12 directions 9 are common, and each expert has the same one of its own: rank 10."""
+    (model,) = deltas(1)
+    found = torch.linalg.svdvals(merged("iso_cts", [model] * 3).double())
+    values = torch.linalg.svdvals(model.double())
+    mean = 3 * values[:10].sum() / 12
+    torch.testing.assert_close(found[:10], mean.expand(10), rtol=1e-5, atol=0)
+    assert float(found[10]) < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(12, 20), (20, 12)])
+def test_what_is_an_experts_own_is_orthogonal_to_what_is_common(rows: int, columns: int) -> None:
+    models = deltas(3, rows, columns)
+    shared = leading(sum(models).double(), 9).left
+    for rest in (complement(shared) if rows <= columns else None, None):
+        for model in models:
+            assert float((shared.t() @ _outside(model, shared, rest, 1).left).abs().amax()) < 1e-6

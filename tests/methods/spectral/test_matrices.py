@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import cermet
 from cermet import merge_tensors
 from cermet.engine.forecast import forecast
-from cermet.engine.run import Options
+from cermet.engine.options import Options
 from tests.methods.forms import METHODS, same_bits
 from tests.methods.spectral.matrices import close, deltas, merged, turned
 
@@ -137,3 +137,22 @@ def test_in_a_pipeline(name: str) -> None:
     found = merge_tensors([("trim", {"density": 1.0}), name], base, models)
     for tensor, value in plain.items():
         close(found[tensor], value, 1e-5)
+
+
+EQUAL: dict[str, dict[str, Any]] = {
+    "knots_dare": {"keep": 1.0},
+    "knots_dare_ties": {"keep": 1.0, "density": 0.5},
+    "knots_ties": {"density": 0.5},
+    "opcm": {},
+    "stf": {},
+    "swudi": {"time": 1e9, "density": 1.0},
+}
+"""Methods for which an expert that is there three times is there once. (For DRM it is but for the
+copies of one entry, the last that is kept.)"""
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_experts_give_what_one_of_them_gives(name: str) -> None:
+    """What the others make of them is in their own files."""
+    (model,) = deltas(1)
+    close(merged(name, [model] * 3, **EQUAL[name]), merged(name, [model], **EQUAL[name]), 2e-5)

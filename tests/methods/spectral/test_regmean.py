@@ -116,3 +116,8 @@ def test_from_files_with_gram_matrices_of_linear_maps_alone(tmp_path: Path) -> N
     wrong = {**grams[0], Q: torch.ones(3, 3)}
     with pytest.raises(cermet.MismatchError, match=r"is F32 \[3, 3\] in the statistics"):
         merge_tensors("regmean", None, held, needs={"gram": [wrong, grams[1]]})
+
+
+def test_one_expert_comes_back() -> None:
+    (expert,), grams = _experts(1), _grams(_inputs(1))
+    close(_merged([expert], grams), expert)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cermet.maths.lowrank import Triplets, leading
 from tests.maths.spectra import with_values
 from tests.methods.spectral.matrices import close, deltas, merged
 
@@ -53,3 +54,16 @@ def test_experts_that_move_other_inputs_are_added() -> None:
 
 def test_nothing_of_the_triplets_is_nothing() -> None:
     assert not merged("stf", deltas(2), density=0.0).any()
+
+
+def test_signs_of_the_features_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = deltas(3)
+    expected = merged("stf", models)
+
+    def turned(matrix: torch.Tensor, rank: int) -> Triplets:
+        found = leading(matrix, rank)
+        signs = 1.0 - 2 * (torch.arange(rank) % 2)
+        return Triplets(found.left * signs, found.values, found.right * signs[:, None])
+
+    monkeypatch.setattr("cermet.methods.spectral.stf.leading", turned)
+    close(merged("stf", models), expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -53,3 +55,14 @@ def test_others_stay_at_the_base() -> None:
     found = merge_tensors("wudi", base, experts, others="base")
     assert torch.equal(found["norm.weight"], base["norm.weight"])
     assert float(merge_tensors("wudi", base, experts)["norm.weight"][0]) == 2.0
+
+
+def test_small_steps_lower_the_loss_at_every_one() -> None:
+    models = [m.double() for m in deltas(3)]
+
+    def loss(point: torch.Tensor) -> float:
+        parts = [((point - m) @ m.t()).square().sum() / m.square().sum() for m in models]
+        return float(torch.stack(parts).sum())
+
+    path = [loss(merged("wudi", deltas(3), steps=n, rate=1e-3).double()) for n in range(0, 60, 6)]
+    assert all(after < before for before, after in pairwise(path))
