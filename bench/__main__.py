@@ -40,8 +40,16 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default="all",
         choices=(
-            "all", "speed", "shelf", "memory", "scaling", "table", "readme", "keep", "shadow",
-        ),  # fmt: skip
+            "all",
+            "speed",
+            "shelf",
+            "memory",
+            "scaling",
+            "table",
+            "readme",
+            "keep",
+            "shadow",
+        ),
         help="what to measure (all: speed, shelf, memory, scaling) or to print; default all; keep: "
         "take over the records of `cermet bench`, from its --out given as --dir; shadow: Shadow-FT "
         "on the pool in --dir",
