@@ -35,6 +35,7 @@ __all__ = ["main", "matrices"]
 _CODEC = "delta_come"
 """Measured beside the methods: its decomposition of one delta, to a quarter of the rank."""
 _QUARTER = 4
+_MEMORY = 16_000_000_000
 _HEAD = (
     "shape      spectrum method             authors      ours   ratio   errors of both        "
     "our time"
@@ -123,7 +124,8 @@ def _ours(method: str, case: Case) -> Tensor:
     found = find_method(method)
     base = None if found.base == "none" else {"w": torch.zeros_like(models[0])}
     needs = {n.name: [{"w": m.t() @ m} for m in models] for n in found.needs}
-    return merge_tensors(method, base, [{"w": m} for m in models], needs=needs)["w"]
+    experts = [{"w": m} for m in models]
+    return merge_tensors(method, base, experts, needs=needs, memory=_MEMORY)["w"]
 
 
 def _in_span(method: str, case: Case) -> Tensor:

@@ -19,6 +19,7 @@ from cermet.core.registry import Method, Parameter, call, find_method, find_step
 from cermet.engine.blocks import Input
 from cermet.engine.executors import Staged, one_thread
 from cermet.engine.group import grouped
+from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.engine.options import Options, executor_for
 from cermet.engine.restore import RestoreJob, parts_of, shares
 from cermet.engine.run import job_of, parts_out
@@ -43,6 +44,7 @@ def merge_tensors(
     needs: Mapping[str, Any] | None = None,
     task: int | Mapping[int, float] | None = None,
     threads: int = 1,
+    memory: int = DEFAULT_BUDGET,
     block: int | None = None,
     **parameters: Any,
 ) -> dict[str, Tensor]:
@@ -59,12 +61,15 @@ def merge_tensors(
         shapes of the model's, one mapping for all experts or a sequence in their order.
     task: of a method that makes an assembly, the expert whose model is restored from it, or
         experts and their weights; the merged model itself by default.
+    threads, memory: workers, and bytes that they may take beside the models; block: elements of
+        a block, by default what fits into that.
     parameters: of the method; one that has a value for each model is a number or a sequence
         in the order of the experts.
 
     Returns the merged tensors, in the dtype of the base (or of the first expert), on the device
     that all models are on, which does the work; an expert of an assembly is restored on the CPU.
-    Raises MethodError, MismatchError, NonFiniteError.
+    Raises MethodError, MismatchError, NonFiniteError; BudgetError where a whole matrix that the
+    method looks at does not fit into the memory.
     """
     found, values = _found(method, parameters, len(experts))
     _refuse(found, len(experts), based=base is not None, drawn=noise is not None)
@@ -81,7 +86,7 @@ def merge_tensors(
     out: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
     work = torch.device("cpu") if task is not None else device
-    options = Options(threads=threads, block=block, device=str(work))
+    options = Options(memory, threads, str(work), block=block)
     jobs: list[Staged] = []
     tasks = [
         replace(bare, needs=_needed(bare, statistics, held, len(checkpoints)))
