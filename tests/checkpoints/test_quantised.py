@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import cermet
-from cermet.api import opened
+from cermet.recipes.opening import open_model
 from cermet.checkpoints.quantised import DequantisedCheckpoint
 from cermet.core.errors import FormatError, InputError, MismatchError
 from cermet.recipes.schema import parse_model
@@ -35,7 +35,7 @@ def _weights(*shape: int) -> Tensor:
 
 
 def _read(folder: Path) -> DequantisedCheckpoint:
-    found = opened(parse_model(str(folder)))
+    found = open_model(parse_model(str(folder)))
     assert isinstance(found, DequantisedCheckpoint)
     return found
 
@@ -170,17 +170,19 @@ def test_a_merge_of_eight_bit_models_is_a_plain_model_that_loads(tmp_path: Path)
 def test_eight_bits_without_scales_are_refused(tmp_path: Path) -> None:
     folder = _write(tmp_path / "m", {"a.weight": _weights(4, 4).to(torch.float8_e4m3fn)})
     with pytest.raises(FormatError, match=r"'a\.weight' .* is F8_E4M3 and has no scales beside"):
-        opened(parse_model(str(folder)))
+        open_model(parse_model(str(folder)))
 
 
 def test_a_grid_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     weight = _weights(300, 140).to(torch.float8_e4m3fn)
     tensors = {"a.weight": weight, "a.weight_scale_inv": _weights(3, 2)}
-    opened(parse_model(str(_write(tmp_path / "even", tensors))))  # 100 x 70, where nothing is told
+    open_model(
+        parse_model(str(_write(tmp_path / "even", tensors)))
+    )  # 100 x 70, where nothing is told
     tensors["a.weight_scale_inv"] = _weights(4, 3)
     folder = _write(tmp_path / "m", tensors, _BLOCKS)
     with pytest.raises(FormatError, match=r"is \[4, 3\], which is no grid of blocks over"):
-        opened(parse_model(str(folder)))
+        open_model(parse_model(str(folder)))
 
 
 _INTS = torch.ones(4, 4, dtype=torch.int32)

@@ -156,3 +156,10 @@ def test_equal_experts_give_what_one_of_them_gives(name: str) -> None:
     """What the others make of them is in their own files."""
     (model,) = deltas(1)
     close(merged(name, [model] * 3, **EQUAL[name]), merged(name, [model], **EQUAL[name]), 2e-5)
+
+
+def test_a_matrix_that_the_memory_does_not_hold_is_refused() -> None:
+    models = deltas(2, 40, 30)
+    with pytest.raises(cermet.BudgetError, match="Give more with --memory"):
+        merged("tsv_m", models, memory=1000)
+    assert merged("tsv_m", models, memory=10_000_000).shape == (40, 30)
