@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import cermet
-from cermet.recipes.opening import open_model
 from cermet.checkpoints.quantised import DequantisedCheckpoint
 from cermet.core.errors import FormatError, InputError, MismatchError
+from cermet.recipes.opening import open_model
 from cermet.recipes.schema import parse_model
 
 _BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
