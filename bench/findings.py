@@ -52,16 +52,32 @@ def _on_each_pool(find: _Within) -> Find:
 
 
 def over(one: str, other: str) -> Find:
-    """The first row less the second, with all experts."""
+    """The first row less the second, with all experts, over the seeds that both have."""
 
-    def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        rows = _rows(found[0])
-        if one not in rows or other not in rows:
-            return []
-        return [(f"{one} {_share(rows[one])}, {other} {_share(rows[other])}",
-                 _differences(rows[one], rows[other]))]  # fmt: skip
+    def find(folder: Path) -> list[Finding]:
+        told = []
+        for pool in POOLS:
+            rows = _pair(folder, pool, one, other)
+            if rows is not None:
+                first, second = rows
+                text = f"{one} {_share(first)}, {other} {_share(second)}"
+                told.append(Finding(pool, text, _differences(first, second)))
+        return told
 
-    return _on_each_pool(find)
+    return find
+
+
+def _pair(folder: Path, pool: str, one: str, other: str) -> tuple[Row, Row] | None:
+    """Two rows of a pool over the seeds that both were measured on; None where there are none."""
+    lines = [line for line in lines_of(folder, pool) if "not_run" not in line]
+    most = max((line["experts"] for line in lines), default=0)
+    lines = [x for x in lines if x["experts"] == most and x["name"] in (one, other)]
+    seeds = [{x["seed"] for x in lines if x["name"] == name} for name in (one, other)]
+    common = seeds[0] & seeds[1]
+    if not common:
+        return None
+    rows = _rows(tables(x for x in lines if x["seed"] in common)[0])
+    return rows[one], rows[other]
 
 
 def keeps(*names: str) -> Find:

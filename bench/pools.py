@@ -133,24 +133,27 @@ def _rows(rows: Sequence[Row]) -> str:
         "kind",
         "chosen",
         "of the experts",
+        "seeds",
         "95 %",
         "worst task",
         "flips",
         "s",
         "size",
     ]
-    cells = [_cells(row) for row in rows]
+    alike = len({len(row.seeds) for row in rows}) < 2
+    cells = [_cells(row, "" if alike else str(len(row.seeds))) for row in rows]
     told = [i for i in range(len(head)) if any(row[i] for row in cells)]
     return markdown([head[i] for i in told], [[row[i] for i in told] for row in cells])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, seeds: str) -> list[str]:
     values = "/".join(dict.fromkeys(f"{value:g}" for value in row.chosen))
     return [
         row.name,
         row.kind,
         f"{row.knob} {values}" if row.knob else "",
         f"{row.normalised:.1%}",
+        seeds,
         f"{100 * row.low:.1f} to {100 * row.high:.1f}",
         f"{row.worst:.1%}",
         "" if row.flips is None else f"{row.flips:.1%}",

@@ -32,6 +32,7 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "kind": lambda row: row.kind,
     "chosen": _chosen,
     "of the experts": lambda row: f"{row.normalised:.1%}",
+    "seeds": lambda row: str(len(row.seeds)),
     "95 % interval": lambda row: f"{100 * row.low:.1f}-{100 * row.high:.1f}",
     "worst task": lambda row: f"{row.worst:.1%}",
     "mean": lambda row: _value(row, row.mean),
@@ -45,8 +46,16 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
 
 
 def columns(table: Table) -> list[str]:
-    """The names of the columns that say something of this table."""
-    return [name for name, cell in COLUMNS.items() if any(cell(row) for row in table.rows)]
+    """The names of the columns that say something of this table.
+
+    The seeds of each row only where some rows have fewer than others.
+    """
+    alike = len({len(row.seeds) for row in table.rows}) < 2
+    return [
+        name
+        for name, cell in COLUMNS.items()
+        if any(cell(row) for row in table.rows) and not (alike and name == "seeds")
+    ]
 
 
 def cells(table: Table) -> list[list[str]]:

@@ -76,6 +76,18 @@ def test_a_claim_is_told_on_the_pool_that_has_its_rows(tmp_path: Path) -> None:
     assert "does not" not in rows[0]
 
 
+def test_two_rows_are_compared_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    shares = {"a": 0.9, "b": 0.8, "c": 0.85}
+    folder = _kept(
+        tmp_path,
+        _line("ties", shares),
+        _line("ties", {task: 0.1 for task in shares}, seed=1),
+        _line("task_arithmetic", {task: share - 0.1 for task, share in shares.items()}),
+    )
+    (row,) = [row for row in literature(folder).splitlines() if "2306.01708" in row]
+    assert "ties 85.0%, task_arithmetic 75.0% | +10.0" in row
+
+
 def test_without_records_the_pages_say_so(tmp_path: Path) -> None:
     for text in (literature(tmp_path), main_table(tmp_path), results(tmp_path, POOLS[0])):
         assert text.startswith("Nothing has been measured yet")

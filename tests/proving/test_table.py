@@ -45,3 +45,13 @@ def test_where_no_answer_is_right_there_is_no_column_of_flips(tmp_path: Path) ->
     assert {row[head.index("flips")] for row in rows} == {""}
     assert "flips" not in (tmp_path / "table.md").read_text()
     assert '"flips": null' in (tmp_path / "table.json").read_text()
+
+
+def test_seeds_are_told_where_some_rows_have_fewer() -> None:
+    metric: dict[str, str] = {"a": "accuracy"}
+    flips: dict[str, float | None] = {"a": 0.1}
+    lines = [_line("m", metric, flips), _line("n", metric, flips)]
+    assert "seeds" not in columns(tables(lines)[0])
+    (uneven,) = tables([*lines, {**_line("m", metric, flips), "seed": 1}])
+    told = {row[0]: row[columns(uneven).index("seeds")] for row in cells(uneven)}
+    assert told == {"m": "2", "n": "1"}
