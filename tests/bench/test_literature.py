@@ -81,7 +81,7 @@ def test_two_rows_are_compared_over_the_seeds_that_both_have(tmp_path: Path) -> 
     folder = _kept(
         tmp_path,
         _line("ties", shares),
-        _line("ties", {task: 0.1 for task in shares}, seed=1),
+        _line("ties", dict.fromkeys(shares, 0.1), seed=1),
         _line("task_arithmetic", {task: share - 0.1 for task, share in shares.items()}),
     )
     (row,) = [row for row in literature(folder).splitlines() if "2306.01708" in row]
