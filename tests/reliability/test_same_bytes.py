@@ -26,15 +26,15 @@ from cermet.core.registry import all_methods
 Shapes = Mapping[str, tuple[int, ...]]
 
 TINY: Shapes = {
-    "model.embed_tokens.weight": (11, 17),
+    "model.embed_tokens.weight": (5, 17),
     "model.layers.0.input_layernorm.weight": (17,),
-    "model.layers.0.self_attn.q_proj.weight": (23, 17),
+    "model.layers.0.self_attn.q_proj.weight": (7, 17),
     "model.layers.0.self_attn.k_proj.weight": (9, 1),
     "model.layers.1.input_layernorm.weight": (17,),
-    "model.layers.1.self_attn.q_proj.weight": (23, 17),
+    "model.layers.1.self_attn.q_proj.weight": (7, 17),
     "model.layers.1.self_attn.k_proj.weight": (9, 1),
     "model.norm.weight": (1,),
-    "lm_head.weight": (11, 17),
+    "lm_head.weight": (5, 17),
 }
 LARGE: Shapes = {
     "model.embed_tokens.weight": (265, 497),

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
+
 from cermet.engine.executors import Stage, Staged
 
 __all__ = ["Threads"]
@@ -71,6 +73,9 @@ class Threads:
 
     def _work(self, end: threading.Event) -> None:
         try:
+            # MKL keeps the number of its threads for each thread that calls it. What `one_thread`
+            # has said does not hold here, and products would round by the number of cores.
+            torch.set_num_threads(1)
             while (next_piece := self._take()) is not None:
                 job, piece = next_piece
                 piece()
