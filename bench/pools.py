@@ -8,6 +8,7 @@ pool that has a page.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -77,7 +78,10 @@ def keep(out: Path, folder: Path, pictures: Path) -> Path:
 
 def _short(line: dict[str, Any]) -> dict[str, Any]:
     """A line without what names folders of the machine that it was measured on."""
-    return {key: value for key, value in line.items() if key not in ("recipe", "outcomes")}
+    kept = {key: value for key, value in line.items() if key not in ("recipe", "outcomes")}
+    if "not_run" in kept:
+        kept["not_run"] = re.sub(r"'/(?:[^/']+/)*([^/']+)'", r"'\1'", kept["not_run"])
+    return kept
 
 
 def main_table(folder: Path, most: int = 8) -> str:

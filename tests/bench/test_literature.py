@@ -110,6 +110,16 @@ def test_what_is_kept_names_no_folder_and_the_last_line_of_a_row(tmp_path: Path)
     assert "90.0%" in main_table(folder)
 
 
+def test_a_reason_names_no_folder(tmp_path: Path) -> None:
+    said = "'x.weight' of '/home/me/out/work/assembly' has changed since it was written."
+    refused = {key: _line("rmm", {})[key] for key in ("pool", "experts", "seed", "kind", "name")}
+    folder = _kept(
+        tmp_path, _line("ties", {"a": 0.9}), {**refused, "split": "test", "not_run": said}
+    )
+    told = results(folder, "voices", folder / "pictures")
+    assert "`rmm`: 'x.weight' of 'assembly' has changed" in told
+
+
 def _named(folder: Path, name: str, rows: Mapping[str, Mapping[str, float]], *seeds: int) -> None:
     """Keep the bench of a pool of that name; of several seeds, each further one at half of all."""
     out = folder / "benches" / name
