@@ -86,7 +86,7 @@ class PiecePacker:
     def _write(self, index: int, start: int, block: Tensor) -> None:
         self.out.targets[index].put(start, block)
         raw = block.contiguous().view(torch.uint8).numpy()
-        self.digests[index] = digest_bytes(raw, start * block.element_size())
+        self.digests[index] += digest_bytes(raw, start * block.element_size())
 
 
 def _gather(bits: npt.NDArray[np.uint8], offset: int, value: Tensor) -> None:

@@ -112,7 +112,9 @@ def test_what_is_kept_names_no_folder_and_the_last_line_of_a_row(tmp_path: Path)
 
 def test_a_reason_names_no_folder(tmp_path: Path) -> None:
     said = "'x.weight' of '/home/me/out/work/assembly' has changed since it was written."
-    refused = {key: _line("rmm", {})[key] for key in ("pool", "experts", "seed", "kind", "name")}
+    refused = {
+        key: _line("rmm", {"a": 0.5})[key] for key in ("pool", "experts", "seed", "kind", "name")
+    }
     folder = _kept(
         tmp_path, _line("ties", {"a": 0.9}), {**refused, "split": "test", "not_run": said}
     )

@@ -101,3 +101,19 @@ def test_an_assembly_keeps_the_basis_once(tmp_path: Path) -> None:
     for name, value in merged.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6)
     assert cermet.verify(tmp_path / "mean").problems == []
+
+
+def test_parts_of_many_blocks_are_read_back(tmp_path: Path) -> None:
+    """Blocks of 64 elements: the digest of a part is that of all blocks of a piece."""
+    base, *experts = (save_llama(tmp_path / f"m{i}", i) for i in range(4))
+    recipe = {
+        "merge_method": "rmm",
+        "base_model": base,
+        "models": [{"model": expert} for expert in experts],
+    }
+    cermet.merge(recipe, tmp_path / "small", block=64, threads=1)
+    cermet.merge(recipe, tmp_path / "whole", threads=1)
+    for folder in ("small", "whole"):
+        cermet.restore(tmp_path / folder, tmp_path / f"{folder} m1", task="m1")
+    one, other = (cermet.open(tmp_path / f"{folder} m1") for folder in ("small", "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
