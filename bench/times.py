@@ -55,9 +55,10 @@ def seconds_of(method: str, folder: Path) -> str:
 
 
 def _by_machine(records: Sequence[Record]) -> list[list[Record]]:
-    found: dict[str, list[Record]] = {}
+    found: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        found.setdefault(record["device"], []).append(record)
+        machine = record["device"], record["machine"]["processor"]
+        found.setdefault(machine, []).append(record)
     return list(found.values())
 
 
@@ -72,7 +73,7 @@ def _row(record: Record) -> list[str]:
         f"{ours:.3f}",
         "" if theirs is None else f"{theirs / ours:.1f}",
         *(["", ""] if errors is None else [f"{error:.1e}" for error in errors]),
-        ", ".join(f"{name} {share:.0%}" for name, share in record["profile"].items()),
+        ", ".join(f"{name} {share:.0%}" for name, share in record.get("profile", {}).items()),
     ]
 
 
@@ -90,7 +91,8 @@ def _where(records: Sequence[Record]) -> str:
     gpu = last["device"] != "cpu"
     where = last["device"] if gpu else f"one thread of {last['machine']['processor']}"
     option = " --device cuda" if gpu else ""
+    bench = "adapters" if all(r["method"].startswith("lora_") for r in records) else "spectral"
     return (
         f"Medians on {where}, {when}, torch {last['versions']['torch']}; "
-        f"`python -m bench spectral{option} --records` measures them."
+        f"`python -m bench {bench}{option} --records` measures them."
     )
