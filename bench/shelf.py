@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.commands import Bench
-from bench.pool import SHAPES, build_pool
+from bench.pool import SHAPES
 from bench.recipes import models_of, recipe
-from bench.records import append, context
-from bench.speed import Speed, measured
+from bench.records import context
+from bench.speed import Speed, measure_each, measured
 
 __all__ = ["HEAVIER", "LIMIT", "measure_shelf"]
 
@@ -42,23 +42,16 @@ HEAVIER: Mapping[str, str] = {
 }
 """What the arithmetic of a method is, beside reading and adding."""
 
-_EXPERTS = 3
-
 
 def measure_shelf(speed: Speed, folder: Path, records: Path) -> int:
     """Measure and record every method; the number of methods that failed."""
-    pool = build_pool(folder, SHAPES[speed.shape], _EXPERTS)
-    bench = Bench(folder)
-    bench.floor(pool)  # warms the page cache
-    failures = 0
-    for method in speed.methods:
-        record = _one(bench, method, pool, speed)
-        append(records, record)
-        failures += record["cermet"]["problem"] is not None
-        own = record["cermet"]
-        said = own["problem"] or f"{own['median']:.2f} s, floor {record['floor']['median']:.2f} s"
-        print(f"{method:24} {said}, {record['passes']} passes", flush=True)
-    return failures
+    return measure_each(speed, folder, records, _one, _line)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    own = record["cermet"]
+    said = own["problem"] or f"{own['median']:.2f} s, floor {record['floor']['median']:.2f} s"
+    return f"{record['method']:24} {said}, {record['passes']} passes"
 
 
 def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ from bench.pool import SHAPES, build_pool
 from bench.recipes import models_of, recipe
 from bench.records import append, context, summary
 
-__all__ = ["Speed", "measure_speed", "measured"]
+__all__ = ["Speed", "measure_each", "measure_speed", "measured"]
 
 _EXPERTS = 3
 
@@ -33,15 +33,26 @@ class Speed:
 
 def measure_speed(speed: Speed, folder: Path, records: Path) -> int:
     """Measure and record every method; the number of methods that failed."""
+    return measure_each(speed, folder, records, _one, _line)
+
+
+def measure_each(
+    speed: Speed,
+    folder: Path,
+    records: Path,
+    one: Callable[[Bench, str, Sequence[Path], Speed], dict[str, Any]],
+    line: Callable[[dict[str, Any]], str],
+) -> int:
+    """Make a record of every method on one pool and print its line; how many methods failed."""
     pool = build_pool(folder, SHAPES[speed.shape], _EXPERTS)
     bench = Bench(folder)
     bench.floor(pool)  # warms the page cache, as the table of the peer was measured
     failures = 0
     for method in speed.methods:
-        record = _one(bench, method, pool, speed)
+        record = one(bench, method, pool, speed)
         append(records, record)
         failures += record["cermet"]["problem"] is not None
-        print(_line(record), flush=True)
+        print(line(record), flush=True)
     return failures
 
 

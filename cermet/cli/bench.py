@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cermet.cli.options import Device, Threads, words
+from cermet.cli.options import Device, Memory, Threads, words
 
 if TYPE_CHECKING:
     from cermet.proving.table import Table
@@ -47,6 +47,7 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Folder of published data sets.")] = None,
     device: Device = "cpu",
     threads: Threads = None,
+    memory: Memory = "1GB",
     plots: Annotated[
         bool, typer.Option(help="Draw quality against bytes, and against experts.")
     ] = True,
@@ -57,6 +58,7 @@ def bench(
     A run that was stopped goes on where it was, if the same command is given.
     """
     from cermet.cli.progress import parts
+    from cermet.engine.memory import parse_size
     from cermet.proving.bench import Settings, shown
     from cermet.proving.bench import bench as run
     from cermet.proving.trial import Heard
@@ -68,7 +70,7 @@ def bench(
     else:
         settings = Settings(
             None if methods == "all" else tuple(words(methods)), points, seeds, first_seed,
-            _counts(experts), limit, device, threads, tuple(extras or ()), data,
+            _counts(experts), limit, device, threads, parse_size(memory), tuple(extras or ()), data,
         )  # fmt: skip
         try:
             with parts() as begin:

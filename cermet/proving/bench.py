@@ -11,6 +11,7 @@ from pathlib import Path
 from cermet.core.device import check_device
 from cermet.core.errors import InputError, OutputError
 from cermet.core.registry import nearest
+from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.evaluate.evaluator import Evaluator
 from cermet.proving.candidates import ACROSS, Candidate, Refused, candidates
 from cermet.proving.formats import write_tables
@@ -36,7 +37,7 @@ class Settings:
     seeds: how many, from `first_seed` on: of the pool, where it is built here, else of the methods
     that draw random numbers. experts: numbers of experts, to measure pools of the first so many
     too, by the methods named, or by those of `candidates.ACROSS`. limit: examples of a task at
-    most.
+    most. device, threads, memory: of merges and of what measures them; memory in bytes, of a merge.
     """
 
     methods: tuple[str, ...] | None = None
@@ -47,6 +48,7 @@ class Settings:
     limit: int | None = None
     device: str = "cpu"
     threads: int | None = None
+    memory: int = DEFAULT_BUDGET
     extras: tuple[str, ...] = ()
     data: Path | None = None
 
@@ -102,7 +104,10 @@ def bench(
                 subject = prepared(found, seed, work)
                 _check_same(records, subject)
                 evaluator = find(subject.tasks)
-                maker = Maker(subject, evaluator, work, wanted.limit, wanted.threads)
+                maker = Maker(
+                    subject, evaluator, work, wanted.limit, wanted.threads, wanted.memory,
+                    wanted.device,
+                )  # fmt: skip
                 first = Trial(maker, records, listen)
                 _whole(first, wanted)
                 _parts(first, wanted)

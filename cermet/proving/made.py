@@ -15,7 +15,7 @@ from cermet import api
 from cermet.assemblies import restore
 from cermet.compression import compress
 from cermet.engine.manifest import read_manifest
-from cermet.engine.memory import MemoryGauge
+from cermet.engine.memory import DEFAULT_BUDGET, MemoryGauge
 from cermet.evaluate.outcomes import Outcomes
 from cermet.proving.candidates import Candidate
 from cermet.proving.subject import Model, Subject
@@ -51,8 +51,8 @@ class Measured:
 class Maker:
     """Makes candidates of a pool in `work`, and leaves nothing there.
 
-    threads: of merges. known: outcomes of the pool's own models, which stay as they are, by
-    folder, task and split.
+    threads, memory, device: of merges and of encoding; memory in bytes. known: outcomes of the
+    pool's own models, which stay as they are, by folder, task and split.
     """
 
     subject: Subject
@@ -60,6 +60,8 @@ class Maker:
     work: Path
     limit: int | None = None
     threads: int | None = None
+    memory: int = DEFAULT_BUDGET
+    device: str = "cpu"
     known: dict[tuple[Path, str, Split], Outcomes] = field(default_factory=dict)
 
     def measured(self, candidate: Candidate, point: Mapping[str, Any], split: Split) -> Measured:
@@ -178,7 +180,7 @@ class Maker:
             names = [expert.name for expert in manifest.experts]
             for expert, name in zip(self.subject.experts, names, strict=True):
                 with self._folder("restored") as whole:
-                    restore(folder, whole, task=name, threads=self.threads)
+                    restore(folder, whole, task=name, memory=self.memory, threads=self.threads)
                     found |= self.outcomes(whole, split, expert)
         size += self.subject.base.bytes if manifest.base is not None else 0
         return Measured(found, seconds, peak, size)
@@ -192,9 +194,10 @@ class Maker:
             with self._folder("archive") as archive, self._folder("restored") as whole:
                 done = compress(
                     base, model.name, archive, codec=candidate.what.name,
-                    seed=self.subject.seed, threads=self.threads, **point,
+                    seed=self.subject.seed, memory=self.memory, threads=self.threads,
+                    device=self.device, **point,
                 )  # fmt: skip
-                restore(archive, whole, threads=self.threads)
+                restore(archive, whole, memory=self.memory, threads=self.threads)
                 found |= self.outcomes(whole, split, expert)
             seconds, size = seconds + done.seconds, size + done.bytes
             peak = max(peak, done.peak_bytes - before)
@@ -212,8 +215,10 @@ class Maker:
     def _merged(self, recipe: Mapping[str, Any], folder: Path) -> tuple[float, int, int]:
         """Run a recipe: its seconds, the memory that it took, and the bytes that it wrote."""
         before = MemoryGauge().peak
-        # Threads: a fork of a process that has evaluated would copy the evaluator's state.
-        done = api.merge(recipe, folder, threads=self.threads, executor="threads")
+        done = api.merge(
+            recipe, folder, memory=self.memory, threads=self.threads, device=self.device,
+            executor="threads",  # a fork of a process that has evaluated would copy its models
+        )  # fmt: skip
         peak = max(0, done.peak_bytes - before)
         return done.seconds, peak, done.bytes + done.parts_bytes
 

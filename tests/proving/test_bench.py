@@ -246,6 +246,18 @@ def test_scaling_one_merge_is_merging_again(pool: Path, tmp_path: Path) -> None:
                 assert scaled[name].value == pytest.approx(one.value, rel=1e-5)
 
 
+def test_more_memory_measures_what_had_too_little(pool: Path, tmp_path: Path) -> None:
+    run = _Bench(pool, tmp_path / "out")
+    (table,) = run(methods=("linear", "twin_merging"), memory=2_000)
+    assert [m.name for m in table.not_run] == ["twin_merging"]
+    assert "Give more with --memory" in table.not_run[0].reason
+    again = _Bench(pool, tmp_path / "out")
+    (table,) = again(methods=("linear", "twin_merging"), memory=100_000_000)
+    assert not table.not_run
+    assert "merged" not in {folder for folder, *_ in again.made[0].asked}  # linear is known
+    assert table.row("twin_merging").normalised > 0
+
+
 def test_a_method_that_fails_is_a_row_and_no_crash(pool: Path, tmp_path: Path) -> None:
     run = _Bench(pool, tmp_path / "out")
     broken = [api.merge]
