@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -62,6 +63,7 @@ for verb in (
 app.add_typer(zoo)
 
 _INTERRUPTED = 130
+_OBJECTS = 100_000  # made before Python looks for garbage; torch makes half a million, all to stay
 
 
 def _version(wanted: bool) -> None:
@@ -87,6 +89,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line; every CermetError ends in one sentence and its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    gc.set_threshold(_OBJECTS)
     try:
         app(standalone_mode=True)
     except CermetError as error:
