@@ -8,13 +8,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from cermet.core.errors import InputError
+from cermet.evaluate.bootstrap import resampled
 from cermet.evaluate.outcomes import Outcomes
 from cermet.recipes.pool import Metric
 
 __all__ = ["agreement", "forgetting", "interval", "negative_flips", "normalised"]
-
-_DRAWS = 2000
-_AT_ONCE = 1 << 22  # counts that are drawn together: 32 MB
 
 
 def interval(outcomes: Outcomes, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -25,15 +23,8 @@ def interval(outcomes: Outcomes, level: float = 0.95, seed: int = 0) -> tuple[fl
     """
     if not 0 < level < 1:
         raise InputError(f"The level of an interval is between 0 and 1, not {level}.")
-    draw, count = np.random.default_rng(seed), len(outcomes)
-    scores, sizes = outcomes.scores.astype(np.float64), outcomes.sizes.astype(np.float64)
-    values = []
-    step = max(1, _AT_ONCE // count)
-    shares = np.full(count, 1 / count)
-    for start in range(0, _DRAWS, step):
-        times = draw.multinomial(count, shares, size=min(step, _DRAWS - start))
-        values.append((times @ scores) / (times @ sizes))
-    low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
+    values = resampled(outcomes, seed)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

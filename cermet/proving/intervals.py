@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64
 
+from cermet.evaluate.bootstrap import resampled
 from cermet.evaluate.outcomes import Outcomes
 
 __all__ = ["mean_interval", "seeds_interval"]
 
-_DRAWS = 2000
-_AT_ONCE = 1 << 22  # counts that are drawn together: 32 MB
 _LEVEL = 0.95
 
 _STUDENT = (
@@ -35,22 +33,11 @@ def mean_interval(
     shares = []
     for place, (name, expert) in enumerate(experts.items()):
         if name in outcomes:
-            values = _resampled(outcomes[name], place)
+            values = resampled(outcomes[name], place)
             less = expert.metric == "bits_per_character"
             shares.append(expert.value / values if less else values / expert.value)
     low, high = np.quantile(np.mean(shares, axis=0), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
-
-
-def _resampled(outcomes: Outcomes, seed: int) -> Float64[np.ndarray, "draws"]:
-    draw, count = np.random.default_rng(seed), len(outcomes)
-    scores, sizes = outcomes.scores.astype(np.float64), outcomes.sizes.astype(np.float64)
-    step, values = max(1, _AT_ONCE // count), []
-    for start in range(0, _DRAWS, step):
-        shares = np.full(count, 1 / count)
-        times = draw.multinomial(count, shares, size=min(step, _DRAWS - start))
-        values.append((times @ scores) / (times @ sizes))
-    return np.concatenate(values)
 
 
 def seeds_interval(values: Sequence[float]) -> tuple[float, float]:

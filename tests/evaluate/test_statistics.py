@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cermet.core.errors import InputError
+from cermet.evaluate import bootstrap
 from cermet.evaluate.outcomes import Outcomes
 from cermet.evaluate.statistics import (
     agreement,
@@ -62,6 +63,14 @@ def test_an_interval_is_seeded_and_a_point_where_all_is_alike() -> None:
     assert interval(mixed) == interval(mixed, seed=0) != interval(mixed, seed=1)
     assert interval(_outcomes([1, 1, 1])) == (1.0, 1.0)
     assert interval(_outcomes([0])) == (0.0, 0.0)
+
+
+def test_draws_that_are_kept_are_those_that_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = _bits([8, 1, 3, 5, 2], [2, 1, 4, 1, 1])
+    kept = interval(mixed)
+    monkeypatch.setattr(bootstrap, "_KEPT", 0)
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 35)  # seven resamples at a time
+    assert interval(mixed) == kept
 
 
 def test_the_interval_of_a_ratio_weighs_texts_by_their_length() -> None:
