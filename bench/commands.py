@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from bench.cgroup import Cage
 from bench.measure import Run, run_command
 from bench.pool import SHAPES, build_pool
 from bench.recipes import recipe
-from parity.peer import peer_command, peer_environment
+from parity.peer import ROOT, peer_command, peer_environment
 
 __all__ = ["Bench"]
 
@@ -30,6 +31,10 @@ class Bench:
 
     folder: Path
     synced: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # As pip does it for the peer, and for everyone who installs Cermet other than editably.
+        compileall.compile_dir(ROOT / "cermet", quiet=1)
 
     def cermet(
         self,

@@ -19,7 +19,7 @@ from cermet.checkpoints.origin import Origin, origin_of
 from cermet.checkpoints.writer import Layout, ShardWriter, layout
 from cermet.core.errors import DiskError, InputError, MethodError, OutputError, RecipeError
 from cermet.core.fingerprint import digest_hex
-from cermet.core.registry import all_factor_methods, find_method
+from cermet.core.registry import find_method, on_factors
 from cermet.engine.adapter_files import adapter_card, adapter_config, adapter_record, changed_files
 from cermet.engine.adapters import FileSink, MemorySink, merge_adapters_into, slots_of_adapter
 from cermet.engine.findings import Findings, Kind, remade_differently
@@ -67,7 +67,7 @@ def for_adapters(recipe: Recipe, document: Document, root: Path | None) -> bool:
 
     Only folders that are here are looked at. RecipeError where adapters stand beside models.
     """
-    if recipe.merge_method in all_factor_methods():
+    if on_factors(recipe.merge_method):
         return True
     found = {i: _is_adapter(source.model, root) for i, source in enumerate(recipe.models or ())}
     if any(found.values()) and not all(found.values()):

@@ -11,7 +11,7 @@ how the tensor was cut. It guards against accidents, not against forgery.
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ def _lane_constants() -> npt.NDArray[np.uint64]:
     return np.asarray(words, dtype=np.uint64) | np.uint64(1)
 
 
+@lru_cache(maxsize=1 << 16)
 def _row_constant(row: int) -> int:
     """An odd constant for each row of lanes (splitmix64 of its index)."""
     z = (row + 1) * 0x9E3779B97F4A7C15 & _MASK
@@ -46,16 +47,25 @@ def digest_bytes(data: npt.NDArray[np.uint8], offset: int) -> int:
         padded = np.zeros(-(-(lead + data.size) // 8) * 8, dtype=np.uint8)
         padded[lead : lead + data.size] = data
         data, offset = padded, offset - lead
-    lanes = data.view(np.uint64)
-    constants = _lane_constants()
-    total, begin, lane = 0, 0, offset // 8
-    while begin < lanes.size:
-        row, column = divmod(lane, _LANES)
-        count = min(_LANES - column, lanes.size - begin)
-        part = np.dot(lanes[begin : begin + count], constants[column : column + count])
-        total += int(part) * _row_constant(row)
-        begin, lane = begin + count, lane + count
+    lanes, lane = data.view(np.uint64), offset // 8
+    lead = min(-lane % _LANES, lanes.size)  # lanes that end a row
+    rows, tail = divmod(lanes.size - lead, _LANES)
+    row = -(-lane // _LANES)
+    total = _ragged(lanes[:lead], lane) + _ragged(lanes[lanes.size - tail :], (row + rows) * _LANES)
+    whole = lanes[lead : lanes.size - tail].reshape(rows, _LANES)
+    # einsum has vector instructions for integers, which dot lacks.
+    sums: list[int] = np.einsum("rl,l->r", whole, _lane_constants()).tolist()
+    total += sum(part * _row_constant(r) for r, part in enumerate(sums, row))
     return total & _MASK
+
+
+def _ragged(lanes: npt.NDArray[np.uint64], lane: int) -> int:
+    """What lanes add that lie in one row, of which the first is the `lane`-th of the tensor."""
+    if not lanes.size:
+        return 0
+    row, column = divmod(lane, _LANES)
+    part = np.einsum("l,l->", lanes, _lane_constants()[column : column + lanes.size])
+    return int(part) * _row_constant(row)
 
 
 def digest_hex(parts: int, nbytes: int) -> str:

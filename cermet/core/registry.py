@@ -1,8 +1,8 @@
 """How a method is declared, and where methods are found.
 
 A method is a function decorated with `@method`. Its signature declares its parameters,
-the decorator declares what the engine has to know. Files under `cermet/methods/` are
-found by walking the package; methods from outside come through the entry point
+the decorator declares what the engine has to know. A method under `cermet/methods/` is
+found by the name of its file; methods from outside come through the entry point
 `cermet.methods` or from a file (`load_plugin`).
 """
 
@@ -12,6 +12,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -50,6 +51,7 @@ __all__ = [
     "load_plugin",
     "method",
     "nearest",
+    "on_factors",
     "takes",
 ]
 
@@ -216,11 +218,30 @@ def _check_new(function: Callable[..., Any], shelf: Mapping[str, Method]) -> Non
 
 
 @cache
-def _walk() -> None:
+def _modules() -> Mapping[str, tuple[str, ...]]:
+    """The modules of Cermet's methods by the last part of their name, that of the method."""
     shelf = importlib.import_module("cermet.methods")  # by name: core stands below methods
-
+    found = dict[str, tuple[str, ...]]()
     for module in pkgutil.walk_packages(shelf.__path__, shelf.__name__ + "."):
-        importlib.import_module(module.name)
+        method = module.name.rpartition(".")[2]
+        found[method] = (*found.get(method, ()), module.name)
+    return found
+
+
+def _own(name: str, *shelves: Mapping[str, Method]) -> Method | None:
+    """A method of Cermet's own, from the first shelf that has it; None for any other.
+
+    It is all that is imported: to import every method takes longer than many a merge.
+    """
+    for module in _modules().get(name, ()):
+        importlib.import_module(module)
+    return next((shelf[name] for shelf in shelves if name in shelf), None)
+
+
+@cache
+def _walk() -> None:
+    for module in itertools.chain.from_iterable(_modules().values()):
+        importlib.import_module(module)
     for entry in importlib.metadata.entry_points(group="cermet.methods"):
         before = _count()
         _imported(entry.load, f"The plugin '{entry.name}' ({entry.value})")
@@ -262,8 +283,18 @@ def all_factor_methods() -> dict[str, Method]:
     return dict(sorted(_on_factors.items()))
 
 
+def on_factors(name: str | None) -> bool:
+    """Whether this is the name of a method on the factors of adapters."""
+    if name is None or _own(name, _registered) is not None:
+        return False
+    return _own(name, _on_factors) is not None or name in all_factor_methods()
+
+
 def find_method(name: str) -> Method:
     """The method of this name; MethodError with the nearest spelling where there is none."""
+    own = _own(name, _on_factors, _registered)
+    if own is not None:
+        return own
     methods = {**all_methods(), **all_factor_methods()}
     if name in methods:
         return methods[name]
@@ -276,6 +307,9 @@ def find_method(name: str) -> Method:
 
 def find_step(name: str) -> Method:
     """The transform or else the method of this name: what it means as a step of a pipeline."""
+    own = _own(name, _transforms, _on_factors, _registered)
+    if own is not None:
+        return own
     steps = {**all_methods(), **all_factor_methods(), **all_transforms()}
     if name in steps:
         return steps[name]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import cermet.engine.job as engine_job
 import cermet.maths
 import cermet.methods
 from cermet import NonFiniteError
+from cermet.core.registry import all_factor_methods, all_methods, all_transforms
 from cermet.engine.geometry import Geometry, geometry
 from tests.maths.spectra import orthogonal
 from tests.methods.forms import (
@@ -294,6 +297,22 @@ def test_non_finite_input_is_refused(form: Form) -> None:
         with pytest.raises(NonFiniteError, match=rf"'bad' of model '{name}' holds") as caught:
             form.merge(base, experts, block=5)
         assert f"{value}" in str(caught.value)
+
+
+def test_a_method_is_found_by_the_name_of_its_file() -> None:
+    """So that a merge imports the methods of its recipe and no others."""
+    for shelf in (all_methods(), all_transforms(), all_factor_methods()):
+        for name, entry in shelf.items():
+            assert entry.function.__module__.rpartition(".")[2] == name
+    code = (
+        "import sys; from cermet.core.registry import *; find_method('slerp'); find_step('lines');"
+        "assert not on_factors('slerp') and on_factors('lora_ties') and not on_factors(None);"
+        "print(*(m.rpartition('.')[2] for m in sys.modules if m.startswith('cermet.methods.')))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(told.stdout.split())
+    assert {"slerp", "lines", "lora_ties"} <= loaded
+    assert not {"ties", "emr", "karcher", "tsv_m"} & loaded
 
 
 def test_random_numbers_come_from_the_engine_alone() -> None:
