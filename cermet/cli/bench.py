@@ -126,11 +126,12 @@ def _print(table: Table) -> None:
     lines = Shown(*columns(table), box=None, pad_edge=False)
     for row in cells(table):
         lines.add_row(*row)
-    console.print(caption(table), highlight=False)
+    console.print(caption(table), highlight=False, markup=False, soft_wrap=True)
     console.print()
     console.print(lines, highlight=False)
     if table.not_run:
         console.print("\nNot run:")
         for missing in table.not_run:
-            console.print(f"  {missing.name}: {missing.reason}", highlight=False, markup=False)
+            line = f"  {missing.name}: {missing.reason}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print()
