@@ -15,7 +15,7 @@ from typing import Any
 from bench.pools import POOLS, found_in, lines_of
 from bench.records import latest, load
 from cermet.evaluate.statistics import normalised
-from cermet.proving.table import Row, Table, tables
+from cermet.proving.table import Row, Table, across, tables
 from cermet.proving.trial import APART
 
 __all__ = ["FEWEST", "Find", "Finding", "grafted", "keeps", "more_in", "over", "shrinks"]
@@ -34,21 +34,6 @@ class Finding:
 
 Find = Callable[[Path], list[Finding]]
 """From the folder of the records to what they say, of as few tasks as there are."""
-
-_Within = Callable[[Sequence[Table]], list[tuple[str, tuple[float, ...]]]]
-"""The same on the tables of one pool, that of all its experts first."""
-
-
-def _on_each_pool(find: _Within) -> Find:
-    def everywhere(folder: Path) -> list[Finding]:
-        return [
-            Finding(pool, text, values)
-            for pool in POOLS
-            if (found := found_in(folder, pool))
-            for text, values in find(found)
-        ]
-
-    return everywhere
 
 
 def over(one: str, other: str) -> Find:
@@ -83,36 +68,36 @@ def _pair(folder: Path, pool: str, one: str, other: str) -> tuple[Row, Row] | No
 def keeps(*names: str) -> Find:
     """Rows less the experts themselves, whose share is 1."""
 
-    def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        rows = _rows(found[0])
-        return [
-            (f"{name} {_share(rows[name])}", tuple(s - 1 for s in rows[name].shares.values()))
-            for name in names
-            if name in rows
-        ]
+    def find(folder: Path) -> list[Finding]:
+        told = []
+        for pool in POOLS:
+            rows = _rows(found[0]) if (found := found_in(folder, pool)) else {}
+            for name in names:
+                if name in rows:
+                    lost = tuple(share - 1 for share in rows[name].shares.values())
+                    told.append(Finding(pool, f"{name} {_share(rows[name])}", lost))
+        return told
 
-    return _on_each_pool(find)
+    return find
 
 
 def shrinks(*names: str) -> Find:
-    """Few experts, three at least, less many, on the tasks that both have."""
+    """Few experts, three at least, less many, on the tasks and over the seeds that both have."""
 
-    def find(found: Sequence[Table]) -> list[tuple[str, tuple[float, ...]]]:
-        ordered = sorted(
-            (table for table in found if table.experts >= FEWEST), key=lambda table: table.experts
-        )
-        if not ordered:
-            return []
-        few, many = ordered[0], ordered[-1]
+    def find(folder: Path) -> list[Finding]:
         told = []
-        for name in names if few.experts < many.experts else ():
-            a, b = (_rows(table).get(name) for table in (few, many))
-            if a is not None and b is not None:
-                text = f"{name}: {_share(a)} of {few.experts}, {_share(b)} of {many.experts}"
-                told.append((text, _differences(a, b)))
+        for pool in POOLS:
+            sizes = across(x for x in lines_of(folder, pool) if x["experts"] >= FEWEST)
+            for name in names:
+                if name in sizes:
+                    few, many = sizes[name][0], sizes[name][-1]
+                    text = (
+                        f"{name}: {_share(few)} of {few.experts}, {_share(many)} of {many.experts}"
+                    )
+                    told.append(Finding(pool, text, _differences(few, many)))
         return told
 
-    return _on_each_pool(find)
+    return find
 
 
 def more_in(pools: Sequence[str], *names: str) -> Find:

@@ -18,7 +18,7 @@ from typing import Any
 from bench.table import markdown
 from cermet.core.brevity import brief
 from cermet.proving.formats import caption
-from cermet.proving.table import Row, Table, tables
+from cermet.proving.table import Row, Table, across, tables
 from parity.peer import ROOT
 
 __all__ = ["PICTURES", "POOLS", "found_in", "keep", "lines_of", "main_table", "results"]
@@ -126,8 +126,9 @@ def results(folder: Path, name: str, pictures: Path = PICTURES) -> str:
             names.setdefault(missing.reason, []).append(f"`{missing.name}`")
         lines = [f"- {', '.join(which)}: {reason}" for reason, which in names.items()]
         parts.append("Not run:\n\n" + "\n".join(lines) + "\n")
-    if len(found) > 1:
-        parts.append(_by_size(found))
+    sizes = across(lines_of(folder, name))
+    if sizes:
+        parts.append(_by_size(sizes))
     return "\n".join(parts)
 
 
@@ -166,13 +167,13 @@ def _cells(row: Row, seeds: str) -> list[str]:
     ]
 
 
-def _by_size(found: Sequence[Table]) -> str:
-    """Rows that were measured with several numbers of experts."""
-    ordered = sorted(found, key=lambda table: table.experts)
-    names = [row.name for row in ordered[0].rows if row.kind == "merge" or row.name == "base"]
-    rows = []
-    for name in names:
-        shares = [[r.normalised for r in t.rows if r.name == name] for t in ordered]
-        rows.append([name, *(f"{s[0]:.1%}" if s else "" for s in shares)])
-    head = ["of the experts, with", *(str(table.experts) for table in ordered)]
-    return markdown(head, rows)
+def _by_size(sizes: Mapping[str, Sequence[Row]]) -> str:
+    """Rows that were measured with several numbers of experts, the best with the fewest first."""
+    counts = sorted({row.experts for rows in sizes.values() for row in rows})
+    ordered = sorted(sizes.items(), key=lambda item: (item[1][0].experts, -item[1][0].normalised))
+    told = []
+    for name, rows in ordered:
+        shares = {row.experts: f"{row.normalised:.1%}" for row in rows}
+        told.append([name, *(shares.get(count, "") for count in counts)])
+    head = ["of the experts, with", *map(str, counts)]
+    return markdown(head, told)

@@ -83,7 +83,7 @@ def bench(
         except KeyboardInterrupt:
             typer.echo(f"'{folder}' keeps what was measured; the same command goes on.", err=True)
             raise
-    _pictures(found, folder, wanted=plots)
+    _pictures(folder, wanted=plots)
     if json:
         typer.echo(encoder.dumps([table.record() for table in found]))
         return
@@ -103,15 +103,16 @@ def _counts(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _pictures(found: list[Table], folder: Path, *, wanted: bool) -> None:
+def _pictures(folder: Path, *, wanted: bool) -> None:
     """Draw what can be drawn; a table without pictures is of use too."""
     from cermet.core.errors import ExtraError
     from cermet.proving.plots import draw
+    from cermet.proving.records import Records
 
     if not wanted:
         return
     try:
-        draw(found, folder)
+        draw(Records(folder, reading=True).latest(), folder)
     except ExtraError as error:
         typer.echo(str(error), err=True)
 

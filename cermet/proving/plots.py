@@ -8,7 +8,7 @@ from typing import Any
 
 from cermet.core.brevity import brief
 from cermet.core.errors import DiskError, ExtraError
-from cermet.proving.table import Row, Table, across
+from cermet.proving.table import Row, Table, across, tables
 
 __all__ = ["draw", "frontier"]
 
@@ -47,8 +47,10 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def draw(found: Sequence[Table], folder: Path) -> list[Path]:
+def draw(lines: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write bytes.svg and bytes.png, and experts.* where pools of several sizes were measured.
+
+    lines: records, one at least of test.
 
     Raises ExtraError without matplotlib, DiskError where a file cannot be written.
     """
@@ -58,11 +60,11 @@ def draw(found: Sequence[Table], folder: Path) -> list[Path]:
         raise ExtraError(
             "Pictures need matplotlib: pip install 'cermet[plots]', then run the bench with --show."
         ) from error
-    written = _saved(_against_bytes(Figure(figsize=(9, 6)), found[0]), folder / "bytes")
-    lines = across(found)
-    if lines:
+    whole, sizes = tables(lines)[0], across(lines)
+    written = _saved(_against_bytes(Figure(figsize=(9, 6)), whole), folder / "bytes")
+    if sizes:
         written += _saved(
-            _against_experts(Figure(figsize=(8, 5.5)), found[0], lines), folder / "experts"
+            _against_experts(Figure(figsize=(8, 5.5)), whole, sizes), folder / "experts"
         )
     return written
 
@@ -207,7 +209,12 @@ def _against_experts(figure: Any, table: Table, lines: Mapping[str, Sequence[Row
         )  # fmt: skip
     first = next(iter(kept.values()))
     axes.set_xticks([row.experts for row in first])
-    _plain(axes, table, f"the first experts of {table.pool}", "quality against their number")
+    _plain(
+        axes,
+        table,
+        "experts, the first so many of the pool",
+        "quality against the number of experts",
+    )
     axes.set_xlim(right=first[-1].experts + 0.28 * (first[-1].experts - first[0].experts))
     figure.tight_layout()
     ends = [(name, rows[-1].experts, 100 * rows[-1].normalised) for name, rows in ordered]

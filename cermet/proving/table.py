@@ -97,14 +97,21 @@ def tables(lines: Iterable[Mapping[str, Any]]) -> list[Table]:
     return [_table([line for line in tested if line["experts"] == count]) for count in counts]
 
 
-def across(found: Sequence[Table]) -> dict[str, list[Row]]:
-    """Rows of the same name on pools of growing size, of those that are on several of them."""
-    by_name = dict[str, list[Row]]()
-    for table in sorted(found, key=lambda table: table.experts):
-        for row in table.rows:
-            if row.kind != "reference" or row.name in ("base", "multi-task"):
-                by_name.setdefault(row.name, []).append(row)
-    return {name: rows for name, rows in by_name.items() if len(rows) > 1}
+def across(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Row]]:
+    """Rows of the same name on pools of growing size, over the seeds that all of these have."""
+    by_name = dict[str, dict[int, list[Mapping[str, Any]]]]()
+    for line in lines:
+        told = line["kind"] != "reference" or line["name"] in ("base", "multi-task")
+        if told and line["split"] == "test" and "not_run" not in line:
+            sizes = by_name.setdefault(line["name"], {})
+            sizes.setdefault(line["experts"], []).append(line)
+    found = dict[str, list[Row]]()
+    for name, sizes in by_name.items():
+        common = set.intersection(*({x["seed"] for x in group} for group in sizes.values()))
+        if len(sizes) > 1 and common:
+            kept = ([x for x in sizes[n] if x["seed"] in common] for n in sorted(sizes))
+            found[name] = [_row(group) for group in kept]
+    return found
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cermet.proving.formats import cells, columns, write_tables
-from cermet.proving.table import tables
+from cermet.proving.table import across, tables
 
 
 def _line(name: str, metrics: dict[str, str], flips: dict[str, float | None]) -> dict[str, Any]:
@@ -55,3 +55,18 @@ def test_seeds_are_told_where_some_rows_have_fewer() -> None:
     (uneven,) = tables([*lines, {**_line("m", metric, flips), "seed": 1}])
     told = {row[0]: row[columns(uneven).index("seeds")] for row in cells(uneven)}
     assert told == {"m": "2", "n": "1"}
+
+
+def test_pools_of_growing_size_are_compared_over_the_seeds_that_all_have() -> None:
+    flips: dict[str, float | None] = {"a": 0.1}
+
+    def line(name: str, experts: int, seed: int, share: float) -> dict[str, Any]:
+        told = _line(name, {"a": "accuracy"}, flips)
+        return {**told, "experts": experts, "seed": seed, "normalised": share}
+
+    lines = [line("m", 3, 0, 0.5), line("m", 3, 1, 0.9), line("m", 2, 0, 0.8)]
+    lines += [line("n", 3, 0, 0.5), line("n", 2, 1, 0.5), line("o", 3, 0, 0.5)]
+    lines += [{**line("o", 2, 0, 0.5), "not_run": "It cannot."}]
+    found = across(lines)
+    assert [(row.experts, row.normalised) for row in found.pop("m")] == [(2, 0.8), (3, 0.5)]
+    assert not found  # n has no seed in common, and o was run once
