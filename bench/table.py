@@ -20,7 +20,7 @@ def tables(folder: Path) -> str:
         _speed(latest(load(folder, "speed"), "shape", "method", "threads")),
         _shelf(latest(load(folder, "shelf"), "shape", "method", "threads")),
         _memory(latest(load(folder, "memory"), "shape", "method", "models")),
-        _scaling(latest(load(folder, "scaling"), "axis", "value", "method", "shape")),
+        *_scalings(load(folder, "scaling")),
         _authors(latest(load(folder, "authors"), "shape", "method")),
     ]
     found = [part for part in parts if part]
@@ -167,9 +167,17 @@ def _memory(records: Sequence[Record]) -> str:
     )
 
 
+def _scalings(records: Sequence[Record]) -> list[str]:
+    """How time grows, a table for each machine."""
+    machines = dict[tuple[str, int], list[Record]]()
+    for record in records:
+        machine = record["machine"]
+        machines.setdefault((machine["processor"], machine["cores"]), []).append(record)
+    axes = "axis", "value", "method", "shape"
+    return [_scaling(latest(found, *axes)) for found in machines.values()]
+
+
 def _scaling(records: Sequence[Record]) -> str:
-    if not records:
-        return ""
     head = ["axis", "value", "method", "pool", "seconds", "without start-up", "ratio to the first"]
     rows = []
     first: dict[tuple[str, str], float] = {}

@@ -12,7 +12,7 @@ from bench.records import RECORDS, append, latest, load
 from bench.shelf import HEAVIER
 from bench.table import tables
 
-_CONTEXT = {
+_CONTEXT: dict[str, Any] = {
     "date": "2026-01-02",
     "machine": {"system": "Linux", "processor": "A CPU", "cores": 2, "memory": 8 << 30},
     "versions": {"cermet": "0.1.0", "mergekit": "0.1.5", "python": "3.12", "torch": "2.13.0"},
@@ -98,6 +98,17 @@ def test_memory_and_scaling_have_tables(records: Path) -> None:
     text = tables(records)
     assert "| linear | 40 | 0.04 | 768 MiB | 3.0 | 500 | 500 |" in text
     assert "| threads | 2 | ties | 1.1B | 6.00 | 5.00 | 0.50 |" in text
+
+
+def test_machines_are_not_mixed(records: Path) -> None:
+    (one, *_) = load(records, "scaling")
+    wide = {**_CONTEXT["machine"], "cores": 16}
+    append(records, {**one, "machine": wide, "cermet": {**_runs(4.0), "sync": 0.0}})
+    small, large = (part for part in tables(records).split("How time grows; ")[1:])
+    assert small.startswith("A CPU, 2 cores")
+    assert "| threads | 1 | ties | 1.1B | 11.00 | 10.00 | 1.00 |" in small
+    assert large.startswith("A CPU, 16 cores")
+    assert "| threads | 1 | ties | 1.1B | 4.00 | 3.00 | 1.00 |" in large
 
 
 def test_the_table_says_where_and_when(records: Path) -> None:
