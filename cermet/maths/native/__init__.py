@@ -190,15 +190,28 @@ class Deltas:
         """What a pass over a statistic tells of brackets (row, low, high), whose bounds belong
         to them; and the largest magnitude that it met. At most `cap` values of each are kept.
         """
-        leaves, cap = -(-self.numel // leaf), min(cap, self.numel)
-        counts = np.zeros((len(brackets), 3, leaves), np.int64)
-        kept = np.empty((len(brackets), cap), np.float32)
+        cap = min(cap, self.numel)
+        room = min(cap, self.numel // 32 + 512)  # a bracket holds a few in a hundred
+        told, most = self._tallied(statistic, brackets, leaf, room)
+        if room < cap and any(len(b.kept) == room for b in told):
+            told, most = self._tallied(statistic, brackets, leaf, cap)
+        return told, most
+
+    def _tallied(
+        self,
+        statistic: Statistic,
+        brackets: Sequence[tuple[int, float, float]],
+        leaf: int,
+        room: int,
+    ) -> tuple[list[Bracketed], float]:
+        counts = np.zeros((len(brackets), 3, -(-self.numel // leaf)), np.int64)
+        kept = np.empty((len(brackets), room), np.float32)
         looks = (compiled.Look * len(brackets))(
             *(
-                compiled.Look(row, cap, low, high, 0, 0, 0, *(c.ctypes.data for c in n), k)
-                for (row, low, high), n, k in zip(
-                    brackets, counts, (row.ctypes.data for row in kept), strict=True
+                compiled.Look(
+                    row, room, low, high, 0, 0, 0, *(c.ctypes.data for c in n), k.ctypes.data
                 )
+                for (row, low, high), n, k in zip(brackets, counts, kept, strict=True)
             )
         )
         most = self._library.cermet_tally(
