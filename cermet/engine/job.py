@@ -296,10 +296,10 @@ class Job:
         self, streams: Streams, begin: int, end: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The result of one block as it is written, flat, and its parts."""
-        target = self.target
-        form = self._form(begin, end)
+        target, known = self.target, self._known(begin, end)
+        form = self._form(known)
         made = None if form is None else self.lowered.merged(
-            form, self._known(begin, end), streams, begin, end, target.dtype
+            form, known, streams, begin, end, target.dtype
         )  # fmt: skip
         if made is not None:
             return made.to(target.device), {}
@@ -311,7 +311,7 @@ class Job:
             out = whole.to(target.device, target.dtype)
         return out, parts
 
-    def _form(self, begin: int, end: int) -> Combination | None:
+    def _form(self, known: Mapping[str, Any]) -> Combination | None:
         """What the merge of a block is, where the method says so."""
         coefficients = self._coefficients()
         if coefficients is not None:
@@ -319,7 +319,7 @@ class Job:
         form = None if self.method.parts else self.method.form
         found: Combination | None = None
         if form is not None:
-            found = call(form, **self._known(begin, end))
+            found = call(form, **known)
         return found
 
     def _divided(self, result: Any) -> tuple[Any, Mapping[str, Tensor]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["leaf_grams", "leaf_sums"]
+__all__ = ["FEW", "leaf_grams", "leaf_sums"]
+
+FEW = 4
+"""Models up to which inner products are made pair by pair: twice as fast as a thin product."""
 
 _LANES = 1024  # as STRIP in kernels.c, which adds in the same order
 
@@ -44,14 +47,13 @@ def _in_pairs(values: Tensor) -> Tensor:
 def leaf_grams(values: Tensor, leaf: int) -> Tensor:
     """Inner products of models [models, elements] over leaves: float64 [models, models, leaves]."""
     count = len(values)
-    if count > 4:
+    if count > FEW:
         starts = range(0, values.shape[-1], leaf)
         wide = [values[:, at : at + leaf].to(torch.float64) for at in starts]
         return torch.stack([w @ w.t() for w in wide], dim=-1)
-    # For few models, products and their sums are twice as fast as a thin matrix product.
-    pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    sums = leaf_sums(torch.stack([values[i] * values[j] for i, j in pairs]), leaf)
-    gram = torch.empty(count, count, sums.shape[-1], dtype=torch.float64, device=values.device)
-    for (i, j), products in zip(pairs, sums, strict=True):
-        gram[i, j] = gram[j, i] = products
+    leaves = -(-values.shape[-1] // leaf)
+    gram = torch.empty(count, count, leaves, dtype=torch.float64, device=values.device)
+    for i in range(count):
+        for j in range(i, count):
+            gram[i, j] = gram[j, i] = leaf_sums(values[i] * values[j], leaf)
     return gram

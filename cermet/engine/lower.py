@@ -17,14 +17,13 @@ from torch import Tensor
 from cermet.core.noise import Streams
 from cermet.engine.blocks import Blocks
 from cermet.engine.finite import FAR
+from cermet.engine.leaves import FEW
 from cermet.maths import native
 from cermet.maths.lowered import Above, Chance, Combination, Norms, Ordered, Ranked, lowering
 from cermet.maths.select import Bracket, Cutoff, Tally
 from cermet.maths.sparsify import native_cuts
 
 __all__ = ["Lowered"]
-
-_FEW = 4  # models up to which inner products are made one by one
 
 Key = tuple[int, int]
 """Row and cut of an order statistic."""
@@ -83,7 +82,7 @@ class Lowered:
 
     def gram(self, of: Callable[..., Any] | None, begin: int, end: int) -> Tensor | None:
         """Inner products over leaves: float64 [models, models, leaves]."""
-        few = of is None and len(self._blocks.inputs) <= _FEW
+        few = of is None and len(self._blocks.inputs) <= FEW
         deltas = self._blocks.stored(begin, end) if few else None
         if deltas is None:
             return None

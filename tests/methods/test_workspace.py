@@ -18,6 +18,7 @@ from cermet.anatomy import survey
 from cermet.engine.executors import Staged
 from cermet.engine.geometry import LEAF
 from cermet.engine.memory import block_bytes
+from cermet.maths.native import compiled as native
 from tests.methods.forms import FORMS, Form, label, pool
 
 MANY = 9
@@ -80,6 +81,7 @@ def test_peak_is_within_the_declared_workspace(
     What torch needs is declared; the compiled kernels need no more.
     """
     monkeypatch.setenv("CERMET_NATIVE", kernels)
+    native.kernels()  # loading them is not a merge's need
     gauge = Gauge()
     monkeypatch.setattr(engine_tensors, "executor_for", lambda threads: gauge)
     base, experts = pool(form.experts, {"w": (LEAF // 2048, 2048)}, dtype=torch.bfloat16)
