@@ -68,6 +68,7 @@ def compose(steps: Sequence[Method]) -> Method:
         rounds=tuple(r for view in views for r in view.rounds),
         mask=None,
         fit=None,
+        form=None,
         coefficients=_coefficients(chain),
         draws={step.known_as(n): not step.after for step in chain for n in step.method.draws},
         workspace=_workspace(steps),

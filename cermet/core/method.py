@@ -70,6 +70,7 @@ class Method:
     forms_deltas: bool = False
     otherwise: Callable[..., PerModel | None] | None = None
     continues: Callable[..., Mapping[str, float]] | None = None
+    form: Callable[..., Any] | None = None
     steps: tuple[Method, ...] = ()  # of a pipeline: its steps with their parameters in it
     composed: tuple[str, ...] = ()  # the names of the steps of a method that is a pipeline
 

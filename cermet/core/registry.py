@@ -72,6 +72,7 @@ def method(
     fit: Callable[..., Mapping[str, Any]] | None = None,
     fitted: Sequence[str] = (),
     coefficients: Callable[..., PerModel | None] | None = None,
+    form: Callable[..., Any] | None = None,
     models: tuple[int, int | None] = (1, None),
     noise: bool = False,
     workspace: float | Callable[..., float] = 4.0,
@@ -114,6 +115,9 @@ def method(
         models, else None. The engine then adds the models up one by one, without a block of
         them all; the decorated function must give the same bits. Of a transform: the factor of
         each delta, so that a pipeline of such steps is one sum.
+    form: arguments of the merge (but the mask) -> the `cermet.maths.lowered.Combination` that its
+        result is. The engine then merges in one pass over what is stored, where the compiled
+        kernels run; the decorated function must give the same bits.
     models: least and most number of experts (None: any).
     noise: the merge (and its rounds) take `noise`, uniform in [0, 1), shaped as the block.
     workspace: bytes used beside the float32 block that is given, its base, its statistics and
@@ -173,6 +177,7 @@ def method(
             forms_deltas=forms_deltas,
             otherwise=otherwise,
             continues=continues,
+            form=form,
         )
         enrol(found)
         return function

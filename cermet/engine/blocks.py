@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cermet.core.noise import RESOLUTION, Stream, Streams
 from cermet.core.registry import Method, call
 from cermet.engine.geometry import Geometry
+from cermet.maths import native
 
 __all__ = ["Blocks", "Input", "Source"]
 
@@ -68,7 +68,7 @@ class Blocks:
         # them again faster than it could send them away and back.
         fits = len(self.inputs) * cut.numel // 8 <= cache
         self._keep = fits and self.device.type == "cpu" and bool(method.rounds)
-        self._masks: dict[tuple[int, int], tuple[npt.NDArray[np.uint8], torch.Size]] = {}
+        self._masks: dict[tuple[int, int], native.Bits] = {}
 
     def weights(self) -> tuple[Input, ...]:
         """Every tensor of a model that is read."""
@@ -135,8 +135,15 @@ class Blocks:
         raw = self.read(given, start, stop).to(torch.float32)
         return raw if self.cut.grain == "column" else self._shaped(raw)
 
-    def load(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        """The block that the method sees, float32 [models, *block], and the base to add back."""
+    def load(self, start: int, stop: int) -> tuple[Tensor, Tensor | None, float | None]:
+        """The block that the method sees, float32 [models, *block], and the base to add back.
+
+        The third is the largest magnitude of the block, where it is known already.
+        """
+        deltas = self.stored(start, stop)
+        if deltas is not None:
+            block, wide, most = deltas.made()
+            return self._shaped(block), None if self.base is None else self._shaped(wide), most
         count = len(self.inputs)
         block = torch.empty(count, stop - start, dtype=torch.float32, device=self.device)
         shaped = self._shaped(block)
@@ -145,13 +152,20 @@ class Blocks:
             row.copy_(raw if raw.ndim == row.ndim else self._shaped(raw))
         base = self._float(self.base, start, stop) if self.base is not None else None
         if not self.minus:
-            return (shaped if base is None else shaped.sub_(base)), base
+            return (shaped if base is None else shaped.sub_(base)), base, None
         for row, own in zip(shaped, self.minus, strict=True):
             if own is not None:
                 row.sub_(self._float(own, start, stop))
             elif base is not None:
                 row.sub_(base)
-        return shaped, base
+        return shaped, base, None
+
+    def stored(self, start: int, stop: int) -> native.Deltas | None:
+        """A block as the compiled kernels read it; None where they cannot."""
+        if self.minus or self.cut.grain == "column" or self.device.type != "cpu":
+            return None
+        base = None if self.base is None else self.read(self.base, start, stop)
+        return native.stored([self.read(given, start, stop) for given in self.inputs], base)
 
     def fold(
         self, coefficients: Sequence[float], start: int, stop: int
@@ -198,9 +212,11 @@ class Blocks:
         if self.noise is not None:
             return self._given_draws(self.noise, argument, start, stop)
         drawn = np.stack([s.draw(start, stop) for s in streams[argument]]).view(np.int16)
-        uniform = torch.from_numpy(drawn).to(torch.float32)
-        # Signed 16-bit integers convert fast; the shift makes them 0 .. 65,535 again.
-        uniform.add_(RESOLUTION // 2).mul_(1.0 / RESOLUTION)
+        uniform = native.uniform(drawn)
+        if uniform is None:
+            uniform = torch.from_numpy(drawn).to(torch.float32)
+            # Signed 16-bit integers convert fast; the shift makes them 0 .. 65,535 again.
+            uniform.add_(RESOLUTION // 2).mul_(1.0 / RESOLUTION)
         return self._shaped(uniform.to(self.device))
 
     def _given_draws(self, noise: Tensor, argument: str, start: int, stop: int) -> Tensor:
@@ -227,13 +243,36 @@ class Blocks:
         """The method's mask of a block: made once, then unpacked from its bits."""
         kept = self._masks.get((start, stop))
         if kept is not None:
-            bits, shape = kept
-            flat = np.unpackbits(bits, count=shape.numel())
-            return torch.from_numpy(flat).to(torch.float32).view(shape)
+            return _unpacked(kept, block.shape)
         assert self.method.mask is not None
         if self.method.noise:
             known = {**known, "noise": self.draws(streams, "noise", start, stop)}
         mask: Tensor = call(self.method.mask, block, **known)
         if self._keep:
-            self._masks[start, stop] = (np.packbits(mask.numpy() != 0), mask.shape)
+            self._masks[start, stop] = _packed(mask)
         return mask
+
+    def bits(
+        self, start: int, stop: int, make: Callable[[], native.Bits | None]
+    ) -> native.Bits | None:
+        """The mask of a block as bits: those that are kept, else those that `make` makes."""
+        kept = self._masks.get((start, stop))
+        made = make() if kept is None else kept
+        if self._keep and made is not None:
+            self._masks[start, stop] = made
+        return made
+
+
+def _packed(mask: Tensor) -> native.Bits:
+    bits = native.packed(mask)
+    return native.Bits(np.packbits(mask.numpy() != 0) if bits is None else bits, len(mask))
+
+
+def _unpacked(kept: native.Bits, shape: torch.Size) -> Tensor:
+    """The mask of a block of this shape [models, *block]: of each model, or one for all."""
+    shape = torch.Size([kept.rows, *shape[1:]])
+    mask = native.unpacked(kept.bits, shape)
+    if mask is not None:
+        return mask
+    flat = np.unpackbits(kept.bits, count=shape.numel())
+    return torch.from_numpy(flat).to(torch.float32).view(shape)

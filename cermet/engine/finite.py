@@ -66,9 +66,12 @@ class Watch:
         self.settle()  # before a search goes on, which NaN may keep from ending
         self._seen = True
 
-    def look(self, block: Tensor, start: int, stop: int) -> None:
-        """Look at what was read, or made, of the elements [start, stop)."""
-        if self._seen:
+    def look(self, block: Tensor, start: int, stop: int, most: float | None = None) -> None:
+        """Look at what was read, or made, of the elements [start, stop).
+
+        `most`: the largest magnitude in it, where that is known.
+        """
+        if self._seen or (most is not None and most < FAR):
             return
         total = block.sum()
         if total.is_cuda:

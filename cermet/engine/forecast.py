@@ -12,6 +12,7 @@ from cermet.core.errors import DiskError
 from cermet.engine.memory import block_bytes
 from cermet.engine.options import Options
 from cermet.engine.run import block_of, parameters_of, parts_layout, plan_layout
+from cermet.maths.native.compiled import kernels
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan, Task
 
@@ -20,6 +21,7 @@ __all__ = ["forecast"]
 # Measured with `make bench` on two cores: one thread works through this many bytes of
 # float32 block in a second, for a method whose workspace is one block.
 _BYTES_PER_SECOND = 8e9
+_COMPILED = 0.25  # what is left of the work on a block where compiled kernels do it in strips
 
 
 def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def _block_bytes(task: Task, options: Options) -> int:
 def _cost(task: Task) -> float:
     models = len(task.sources)
     work = 1.0 if task.method is None else 1.0 + workspace_of(task.method, models, task.place)
+    if task.method is not None and task.method.form is not None and kernels() is not None:
+        work = 1.0 + _COMPILED * (work - 1.0)
     return 4.0 * task.numel * len(task.inputs()) * task.passes * work
 
 

@@ -22,15 +22,19 @@ from cermet.core.errors import BudgetError, CermetError, DataError, MethodError,
 from cermet.core.fingerprint import digest_bytes
 from cermet.core.noise import Streams
 from cermet.core.registry import Method, Need, PerModel, call, takes
-from cermet.core.rounds import Fit, Round
+from cermet.core.rounds import Fit, Gram, Kth, Round, Sum
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
 from cermet.engine.finite import FAR, Watch, refuse_non_finite, strong
 from cermet.engine.geometry import LEAF, Geometry, geometry
+from cermet.engine.leaves import leaf_grams, leaf_sums
+from cermet.engine.lower import Lowered
 from cermet.engine.parts import PartsOut
 from cermet.engine.reduce import stages_of
 from cermet.engine.target import Target
-from cermet.maths.select import Cutoff
+from cermet.maths import native
+from cermet.maths.lowered import Combination
+from cermet.maths.select import Bracket, Cutoff, Tally, tally
 from cermet.maths.vectors import Vectors
 
 __all__ = ["Done", "Job", "Piece"]
@@ -96,6 +100,7 @@ class Job:
         # the factors of the steps of a pipeline are multiplied
         large = bool(method.steps or method.composed) or any(map(strong, parameters.values()))
         self._watch = Watch(self.blocks, large)
+        self.lowered = Lowered(self.blocks)
         self.parts = parts
         if parts is not None:
             parts.check(method.name, self.cut)
@@ -181,8 +186,8 @@ class Job:
         self, of: Callable[..., Any] | None, streams: Streams, begin: int, end: int
     ) -> Tensor:
         """A round's values of one block, as `of` returns them."""
-        block, _ = self.blocks.load(begin, end)
-        self._watch.look(block, begin, end)
+        block, _, most = self.blocks.load(begin, end)
+        self._watch.look(block, begin, end, most)
         return block if of is None else self._apply(of, block, streams, begin, end)
 
     def _apply(
@@ -194,13 +199,7 @@ class Job:
         end: int,
     ) -> Tensor:
         """Call a function of the method on a block, with all that it asks for."""
-        known = dict(self.parameters)
-        for key, value in self.state.items():
-            if isinstance(value, Cutoff):
-                value = value.at(begin)
-            elif isinstance(value, Vectors):
-                value = value.between(begin, end)
-            known[key] = value
+        known = self._known(begin, end)
         wanted = takes(function)
         asked = wanted if self.method.mask is None else wanted | takes(self.method.mask)
         for need in self.method.needs:
@@ -217,6 +216,46 @@ class Job:
             raise self._failed(error) from error
         return result
 
+    def _known(self, begin: int, end: int) -> dict[str, Any]:
+        """The parameters and what the rounds have found, as a block of the tensor sees it."""
+        known = dict(self.parameters)
+        for key, value in self.state.items():
+            if isinstance(value, Cutoff):
+                value = value.at(begin)
+            elif isinstance(value, Vectors):
+                value = value.between(begin, end)
+            known[key] = value
+        return known
+
+    def tallies(
+        self, spec: Kth, brackets: Mapping[tuple[int, int], Bracket], begin: int, end: int,
+        cap: int, streams: Streams, *, nonzero: bool,
+    ) -> dict[tuple[int, int], Tally]:  # fmt: skip
+        """What a pass over a run of leaves tells of each bracket of an order statistic."""
+        told = self.lowered.tallies(spec.of, brackets, begin, end, cap, nonzero=nonzero)
+        if told is not None:
+            return told
+        values = self.values(spec.of, streams, begin, end)
+        return {
+            key: tally(values[key[0]], at, self.cut.leaf, cap, nonzero=nonzero)
+            for key, at in brackets.items()
+        }
+
+    def sums(self, spec: Sum, streams: Streams, begin: int, end: int) -> Tensor:
+        """Sums of a round's values over the leaves of a run: float64 [..., leaves]."""
+        known = self._known(begin, end)
+        found = self.lowered.sums(spec.of, known, streams, begin, end)
+        if found is not None:
+            return found
+        return leaf_sums(self.values(spec.of, streams, begin, end), self.cut.leaf)
+
+    def grams(self, spec: Gram, streams: Streams, begin: int, end: int) -> Tensor:
+        """Inner products between the models over the leaves of a run: [models, models, leaves]."""
+        found = self.lowered.gram(spec.of, begin, end)
+        if found is not None:
+            return found
+        return leaf_grams(self.values(spec.of, streams, begin, end), self.cut.leaf)
+
     def _statistic(self, need: Need, begin: int, end: int) -> Tensor:
         """The block of a statistic: float32 [experts, *block], or [*block] of one for all."""
         values = self.blocks.statistic(need.name, begin, end)
@@ -230,15 +269,17 @@ class Job:
 
     def _merged(
         self, streams: Streams, begin: int, end: int
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The result of one block, float32, in the shape that the method sees; its parts."""
+    ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
+        """The result of one block, float32, in the shape that the method sees; the base that
+        is still to be added; its parts.
+        """
         coefficients = self._coefficients()
         if coefficients is not None:
             total, base = self.blocks.fold(coefficients, begin, end)
             self._watch.look(total, begin, end)  # NaN and infinity stay what they are in a sum
-            return (total if base is None else total.add_(base)), {}
-        block, base = self.blocks.load(begin, end)
-        self._watch.look(block, begin, end)
+            return total, base, {}
+        block, base, most = self.blocks.load(begin, end)
+        self._watch.look(block, begin, end, most)
         merged: Any = self._apply(self.method.function, block, streams, begin, end)
         parts: Mapping[str, Tensor] = {}
         if self.method.parts:
@@ -249,7 +290,37 @@ class Job:
                 f"'{self.method.name}' returned {shape} for a block {list(block.shape)} of tensor "
                 f"'{self.name}'; it must return {list(block.shape[1:])}."
             )
-        return (merged if base is None else merged.add_(base)), parts
+        return merged, base, parts
+
+    def _rounded(
+        self, streams: Streams, begin: int, end: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The result of one block as it is written, flat, and its parts."""
+        target, known = self.target, self._known(begin, end)
+        form = self._form(known)
+        made = None if form is None else self.lowered.merged(
+            form, known, streams, begin, end, target.dtype
+        )  # fmt: skip
+        if made is not None:
+            return made.to(target.device), {}
+        merged, base, parts = self._merged(streams, begin, end)
+        flat = merged.reshape(-1)
+        out = native.finished(flat, None if base is None else base.reshape(-1), target.dtype)
+        if out is None:
+            whole = flat if base is None else merged.add_(base).reshape(-1)
+            out = whole.to(target.device, target.dtype)
+        return out, parts
+
+    def _form(self, known: Mapping[str, Any]) -> Combination | None:
+        """What the merge of a block is, where the method says so."""
+        coefficients = self._coefficients()
+        if coefficients is not None:
+            return Combination(coefficients)
+        form = None if self.method.parts else self.method.form
+        found: Combination | None = None
+        if form is not None:
+            found = call(form, **known)
+        return found
 
     def _divided(self, result: Any) -> tuple[Any, Mapping[str, Tensor]]:
         """The merged block and its parts, of a method that declares parts."""
@@ -272,8 +343,7 @@ class Job:
         streams, done = self.streams(), self._nothing_done(start, stop)
         packer = None if self.parts is None else self.parts.piece(start, stop, self.cut.unit)
         for begin, end in self.cut.blocks(start, stop):
-            merged, parts = self._merged(streams, begin, end)
-            out = merged.reshape(-1).to(self.target.device, self.target.dtype)
+            out, parts = self._rounded(streams, begin, end)
             self._sign_off(out, begin, end, done)
             self.target.put(begin, out)
             if packer is not None:
@@ -287,7 +357,8 @@ class Job:
         unit, streams = self.cut.unit, self.streams()
         whole = self.target.view(0, self.cut.numel).view(unit, -1)
         for begin, end in self.cut.blocks(start, stop):
-            merged, _ = self._merged(streams, begin, end)
+            merged, base, _ = self._merged(streams, begin, end)
+            merged = merged if base is None else merged.add_(base)
             whole[:, begin // unit : end // unit].copy_(merged.t())
 
     def _seal(self) -> None:

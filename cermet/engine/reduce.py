@@ -13,7 +13,6 @@ from cermet.core.errors import NonFiniteError
 from cermet.core.noise import Streams
 from cermet.core.rounds import Gram, Kth, Round, Rows, Sum
 from cermet.engine.executors import Stage
-from cermet.engine.leaves import leaf_gram, leaf_sums
 from cermet.engine.search import Search, Searched
 from cermet.maths.vectors import Vectors
 
@@ -24,6 +23,12 @@ class Reduced(Searched, Protocol):
     """What a round needs of a job."""
 
     name: str
+
+    def sums(self, spec: Sum, streams: Streams, begin: int, end: int) -> Tensor:
+        """Sums of a round's values over the leaves of a run."""
+
+    def grams(self, spec: Gram, streams: Streams, begin: int, end: int) -> Tensor:
+        """Inner products between the models over the leaves of a run."""
 
     def block_values(
         self, of: Callable[..., Any] | None, streams: Streams, begin: int, end: int
@@ -66,10 +71,7 @@ def _sum(job: Reduced, spec: Sum) -> Iterator[Stage]:
 
     def add(start: int, stop: int) -> Tensor:
         streams = job.streams()
-        leaves = [
-            leaf_sums(job.values(spec.of, streams, begin, end), job.cut.leaf)
-            for begin, end in job.cut.runs(start, stop)
-        ]
+        leaves = [job.sums(spec, streams, *run) for run in job.cut.runs(start, stop)]
         return torch.cat(leaves, dim=-1)
 
     yield from _gathered(job, add, parts)
@@ -80,12 +82,9 @@ def _gram(job: Reduced, spec: Gram) -> Iterator[Stage]:
     parts: dict[int, Tensor] = {}
 
     def multiply(start: int, stop: int) -> Tensor:
-        grams, streams = [], job.streams()
-        for begin, end in job.cut.runs(start, stop):
-            values = job.values(spec.of, streams, begin, end)
-            for leaf in range(0, values.shape[-1], job.cut.leaf):
-                grams.append(leaf_gram(values[:, leaf : leaf + job.cut.leaf]))
-        return torch.stack(grams, dim=-1)
+        streams = job.streams()
+        leaves = [job.grams(spec, streams, *run) for run in job.cut.runs(start, stop)]
+        return torch.cat(leaves, dim=-1)
 
     yield from _gathered(job, multiply, parts)
     gram = _ordered(parts).sum(dim=-1).cpu()

@@ -38,6 +38,7 @@ from cermet.engine.memory import (
 from cermet.engine.options import Options, executor_into_files
 from cermet.engine.parts import PartsOut
 from cermet.engine.target import ShardTarget, Target
+from cermet.maths.native.compiled import kernels
 from cermet.recipes.assembly import labels_of, slots_of
 from cermet.recipes.plan import Named, Plan, Task
 
@@ -203,6 +204,7 @@ def merge_plan(
         if task.method is not None and options.block is None:
             block_of(task, options)
     keep_freed_memory()
+    kernels()  # once, for all processes that are forked later
     began = time.perf_counter()
     journal, writers = _begun(plan, out, layouts, options)
     resumed = sum(len(pieces) for pieces in journal.done.values())

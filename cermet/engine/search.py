@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from cermet.core.noise import Streams
 from cermet.core.registry import Kth, call, takes
 from cermet.engine.executors import Stage
 from cermet.engine.geometry import Geometry
-from cermet.maths.select import Bracket, Cutoff, Floats, Found, Tally, bracket, conclude, tally
+from cermet.maths.select import Bracket, Cutoff, Floats, Found, Tally, bracket, conclude
 
 __all__ = ["Search", "Searched"]
 
@@ -37,6 +37,12 @@ class Searched(Protocol):
         self, of: Callable[..., Any] | None, streams: Streams, start: int, stop: int
     ) -> Tensor:
         """Values of `of` [..., elements] for the elements [start, stop)."""
+
+    def tallies(
+        self, spec: Kth, brackets: Mapping[tuple[int, int], Bracket], begin: int, end: int,
+        cap: int, streams: Streams, *, nonzero: bool,
+    ) -> dict[tuple[int, int], Tally]:  # fmt: skip
+        """What a pass over a run of leaves tells of each bracket."""
 
     def seen(self) -> None:
         """All of the tensor has been read once."""
@@ -120,13 +126,11 @@ class Search:
         """One pass over one piece."""
         streams, seen = job.streams(), []
         for begin, end in job.cut.runs(start, stop):
-            values = job.values(self.spec.of, streams, begin, end)
             cap = max(1024, _CAP * (end - begin) // self.numel)
             seen.append(
-                {
-                    key: tally(values[key[0]], at, job.cut.leaf, cap, nonzero=not self.exact)
-                    for key, at in self.brackets.items()
-                }
+                job.tallies(
+                    self.spec, self.brackets, begin, end, cap, streams, nonzero=not self.exact
+                )
             )
         self.tallies[self.offsets[job] + start] = seen
 

@@ -12,6 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cermet.maths import native
+from cermet.maths.select import Cutoff
+from cermet.maths.sparsify import kept_of, native_cuts
+
 __all__ = [
     "agreeing_mean",
     "at_least",
@@ -31,8 +35,17 @@ __all__ = [
 _NO_SUM = 1e-8  # weights that sum to less than this are taken to cancel
 
 
-def weighted_sum(blocks: Tensor, weights: Sequence[float]) -> Tensor:
-    """Σ wᵢ·xᵢ over the first axis: [models, *block] -> [*block], in order of the models."""
+def weighted_sum(
+    blocks: Tensor, weights: Sequence[float], keep: Cutoff | Tensor | None = None
+) -> Tensor:
+    """Σ wᵢ·xᵢ over the first axis: [models, *block] -> [*block], in order of the models.
+
+    `keep`: what of the blocks counts, as in `sparsify.kept_of`; all by default.
+    """
+    rows = _natively(blocks, keep)
+    if rows is not None and (made := rows.summed(weights, _kept(keep), torch.float32)):
+        return made[0].view(blocks.shape[1:])
+    blocks = kept_of(blocks, keep)
     first, *others = blocks.unbind()
     if others and weights[0] == 1.0:
         total = torch.add(first, others[0], alpha=weights[1])
@@ -43,6 +56,18 @@ def weighted_sum(blocks: Tensor, weights: Sequence[float]) -> Tensor:
     for block, weight in rest:
         total.add_(block, alpha=weight)
     return total
+
+
+def _natively(blocks: Tensor, keep: Cutoff | Tensor | None) -> native.Deltas | None:
+    """The rows of a float32 block as the compiled kernels take them, where they do."""
+    given = (blocks, keep) if isinstance(keep, Tensor) else (blocks,)
+    if not native.plain(*given):
+        return None
+    return native.stored(blocks.unbind())
+
+
+def _kept(keep: Cutoff | Tensor | None) -> native.Keep:
+    return native_cuts(keep) if isinstance(keep, Cutoff) else keep
 
 
 def at_least(values: Tensor, threshold: float) -> Tensor:
@@ -75,16 +100,33 @@ def mean_coefficients(
 
 
 def consensus(
-    deltas: Tensor, factors: Sequence[float], shares: Sequence[float], *, normalize: bool
+    deltas: Tensor,
+    factors: Sequence[float],
+    shares: Sequence[float],
+    *,
+    normalize: bool,
+    scale: float = 1.0,
+    keep: Cutoff | Tensor | None = None,
+    equal_votes: bool = False,
 ) -> Tensor:
-    """Sum (or mean, by shares) of the fᵢδᵢ that agree with the sign of their total.
+    """`scale` times the sum (or mean, by shares) of the fᵢδᵢ with the sign of their total.
 
-    The memory of `deltas` is used for the work and holds nothing afterwards: a second block
-    of all models costs more than the arithmetic.
+    `keep`: what of the deltas counts, as in `sparsify.kept_of`; all by default. With
+    `equal_votes` the sign is that of the sum of the deltas, without the factors.
     """
-    weighted = scaled_(deltas, factors)
-    sign = elected_sign(weighted_sum(weighted, [1.0] * len(factors)))
-    return agreeing_mean(weighted, shares, sign, normalize=normalize)
+    rows = _natively(deltas, keep)
+    made = None if rows is None else rows.elected(
+        factors, shares, _kept(keep), torch.float32,
+        plain=equal_votes, normalize=normalize, scale=scale,
+    )  # fmt: skip
+    if made is not None:
+        return made[0].view(deltas.shape[1:])
+    kept = deltas.clone() if keep is None else kept_of(deltas, keep)
+    ones = [1.0] * len(factors)
+    votes = weighted_sum(kept, ones) if equal_votes else None
+    weighted = scaled_(kept, factors)
+    sign = elected_sign(weighted_sum(weighted, ones) if votes is None else votes)
+    return agreeing_mean(weighted, shares, sign, normalize=normalize).mul_(scale)
 
 
 def elected(total: Tensor, at_zero: float) -> Tensor:

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cermet.maths import native
+
 __all__ = [
     "Bracket",
     "Cutoff",
@@ -135,6 +137,11 @@ def tally(values: Tensor, at: Bracket, leaf: int, cap: int, *, nonzero: bool = F
 
     At most `cap` values are kept; where more are inside, they only narrow the bracket.
     """
+    rows = None if values.is_cuda else native.stored([values])
+    if rows is not None:
+        (told,), _ = rows.tallied("value", [(0, float(at.low), float(at.high))], leaf, cap)
+        filled = told.nonzero if nonzero else 0
+        return Tally(told.above, told.top, told.inside, told.bottom, told.kept, filled)
     # NumPy's comparisons are several times faster than torch's on the CPU; on a GPU the
     # masks stay there, and only the few values inside the bracket are brought back.
     array: Any = values if values.is_cuda else values.numpy()
@@ -144,7 +151,8 @@ def tally(values: Tensor, at: Bracket, leaf: int, cap: int, *, nonzero: bool = F
     above = _count(array > at.high) if bounded else 0
     top = _by_leaf(array == at.high, leaf) if bounded and not one else none
     bottom = _by_leaf(array == at.low, leaf) if at.low > -_INFINITY else none
-    inside, kept = none, np.empty(0, np.float32)
+    inside = none
+    kept = np.empty(0, np.float32)
     if not one:
         between = array > at.low
         if bounded:

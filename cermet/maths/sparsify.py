@@ -8,16 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cermet.maths import native
+from cermet.maths.lowered import Ordered, lowered
 from cermet.maths.select import Cutoff
 
 __all__ = [
     "at_place",
+    "kept_of",
     "magnitudes",
+    "native_cuts",
     "random_mask",
     "rank_mask",
     "ranks",
     "rescale_factors",
     "row_top",
+    "sizes",
     "trim",
     "trim_both",
 ]
@@ -25,6 +30,7 @@ __all__ = [
 _FLOOR = 1e-7  # an L1 norm below this is taken for zero and not matched
 
 
+@lowered(Ordered("magnitude"))
 def magnitudes(deltas: Tensor) -> Tensor:
     """|δ|: what trimming selects by."""
     return deltas.abs()
@@ -73,6 +79,39 @@ def trim_both(deltas: Tensor, cutoff: Cutoff, out: Tensor | None = None) -> Tens
         _shrink(delta.reshape(-1), cutoff.value[i][1], cutoff.end[i][1], outliers.view(-1))
         row.sub_(outliers)
     return kept
+
+
+def kept_of(deltas: Tensor, keep: Cutoff | Tensor | None) -> Tensor:
+    """What of the deltas [models, *block] is kept, the rest 0.
+
+    `keep`: a cutoff, whose second cut, if it has one, is of outliers; a mask of ones and zeros
+    [models or 1, *block]; None keeps all, in the memory of `deltas`.
+    """
+    if keep is None:
+        return deltas
+    if isinstance(keep, Tensor):
+        return deltas * keep
+    return trim_both(deltas, keep) if len(keep.value[0]) > 1 else trim(deltas, keep)
+
+
+def native_cuts(cutoff: Cutoff) -> native.Cuts:
+    """A cutoff in the words of the compiled kernels."""
+    return [
+        list(zip(values, ends, strict=True))
+        for values, ends in zip(cutoff.value, cutoff.end, strict=True)
+    ]
+
+
+def sizes(deltas: Tensor, keep: Cutoff | Tensor) -> Tensor:
+    """|δ|, and behind it what is left of it: [models, *block] -> [2, models, *block]."""
+    both = torch.empty(2, *deltas.shape, dtype=deltas.dtype, device=deltas.device)
+    torch.abs(deltas, out=both[0])
+    if isinstance(keep, Tensor):
+        torch.mul(both[0], keep, out=both[1])
+    else:
+        shrink = trim_both if len(keep.value[0]) > 1 else trim
+        shrink(both[0], keep, out=both[1])
+    return both
 
 
 def at_place(values: Tensor, place: int) -> Tensor:

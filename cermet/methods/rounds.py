@@ -1,18 +1,18 @@
 """Rounds that several methods share."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, Sum
+from cermet.maths.combine import mean_coefficients
+from cermet.maths.lowered import Chance, Combination, Norms, Ranked, lowered
 from cermet.maths.select import Cutoff
 from cermet.maths.sparsify import (
     magnitudes,
     random_mask,
     rank_mask,
     rescale_factors,
-    trim,
-    trim_both,
+    sizes,
 )
 
 __all__ = [
@@ -22,9 +22,13 @@ __all__ = [
     "keep_at_random",
     "keep_by_rank",
     "kept_magnitudes",
+    "masked_election",
     "masked_mass",
+    "masked_sum",
     "restore_mass",
+    "trimmed_election",
     "trimmed_mass",
+    "trimmed_sum",
 ]
 
 
@@ -52,21 +56,11 @@ band_magnitudes = Kth("cutoff", of=magnitudes, rank=_band)
 """The two cutoffs of breadcrumbs: what is kept or an outlier, and what is an outlier."""
 
 
-def _sizes(
-    deltas: Float[Tensor, "models *block"],
-) -> Float[Tensor, "2 models *block"]:
-    """|δ|, and room behind it for what is left of |δ| after sparsifying."""
-    both = torch.empty(2, *deltas.shape, dtype=deltas.dtype, device=deltas.device)
-    torch.abs(deltas, out=both[0])
-    return both
-
-
+@lowered(Norms("cutoff"))
 def _trimmed(
     deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
 ) -> Float[Tensor, "2 models *block"]:
-    both = _sizes(deltas)
-    trim(both[0], cutoff, out=both[1])
-    return both
+    return sizes(deltas, cutoff)
 
 
 def _wanted(*, rescale: bool) -> bool:
@@ -77,18 +71,18 @@ trimmed_mass = Sum("mass", of=_trimmed, when=_wanted)
 """L1 norms of each delta before and after trimming, where `rescale` asks for them."""
 
 
+@lowered(Norms("cutoff"))
 def _banded(
     deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
 ) -> Float[Tensor, "2 models *block"]:
-    both = _sizes(deltas)
-    trim_both(both[0], cutoff, out=both[1])
-    return both
+    return sizes(deltas, cutoff)
 
 
 band_mass = Sum("mass", of=_banded, when=_wanted)
 """As `trimmed_mass`, for the band of breadcrumbs."""
 
 
+@lowered(Chance())
 def keep_at_random(
     deltas: Float[Tensor, "models *block"],
     *,
@@ -99,6 +93,7 @@ def keep_at_random(
     return random_mask(noise, density)
 
 
+@lowered(Ranked())
 def keep_by_rank(
     deltas: Float[Tensor, "models rows columns"],
     *,
@@ -110,12 +105,11 @@ def keep_by_rank(
     return rank_mask(deltas, noise, density, epsilon)
 
 
+@lowered(Norms("mask"))
 def _masked(
     deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "models *block"]
 ) -> Float[Tensor, "2 models *block"]:
-    both = _sizes(deltas)
-    torch.mul(both[0], mask, out=both[1])
-    return both
+    return sizes(deltas, mask)
 
 
 def _drops(*, rescale: bool, density: PerModel) -> bool:
@@ -143,3 +137,33 @@ def restore_mass(*, mass: Tensor | None, weight: PerModel) -> dict[str, PerModel
         return {"restored": weight}
     factors = rescale_factors(mass[0], mass[1])
     return {"restored": tuple(w * f for w, f in zip(weight, factors, strict=True))}
+
+
+def trimmed_election(
+    *, cutoff: Cutoff, restored: PerModel, weight: PerModel, normalize: bool, lambda_: float
+) -> Combination:
+    """The form of `ties` and `breadcrumbs_ties`."""
+    return Combination(restored, weight, cutoff, normalize=normalize, scale=lambda_)
+
+
+def masked_election(
+    *, restored: PerModel, weight: PerModel, normalize: bool, lambda_: float
+) -> Combination:
+    """The form of `dare_ties` and `della`."""
+    return Combination(restored, weight, masked=True, normalize=normalize, scale=lambda_)
+
+
+def masked_sum(
+    *, restored: PerModel, weight: PerModel, normalize: bool, lambda_: float
+) -> Combination:
+    """The form of `dare_linear` and `della_linear`."""
+    factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
+    return Combination(factors, masked=True)
+
+
+def trimmed_sum(
+    *, cutoff: Cutoff, restored: PerModel, weight: PerModel, normalize: bool, lambda_: float
+) -> Combination:
+    """The form of `breadcrumbs`."""
+    factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
+    return Combination(factors, keep=cutoff)

@@ -7,13 +7,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import Kth, Sum
+from cermet.maths import native
+from cermet.maths.lowered import Above, Norms, Ordered, lowered
 from cermet.maths.select import Cutoff, kept_mask
 
 __all__ = ["energy_of_selected", "most_varied", "selected"]
 
 
+@lowered(Ordered("variance"))
 def _variance(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "1 *block"]:
     """Population variance over the models; exactly 0 where they agree."""
+    rows = native.stored(deltas.unbind()) if native.plain(deltas) else None
+    if rows is not None:
+        return rows.variance().view(1, *deltas.shape[1:])
     share = 1.0 / len(deltas)
     first, *others = deltas
     mean, room = torch.zeros_like(first), torch.empty_like(first)  # offsets from the first
@@ -34,6 +40,7 @@ def _selective(*, select_topk: float) -> bool:
     return select_topk < 1
 
 
+@lowered(Above("varied"))
 def selected(
     deltas: Float[Tensor, "models *block"], *, varied: Cutoff | None
 ) -> Float[Tensor, "1 *block"]:
@@ -44,6 +51,7 @@ def selected(
     return kept_mask(variance[0], varied)[None]
 
 
+@lowered(Norms("mask", power=2, before=False))
 def _energy(
     deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "1 *block"]
 ) -> Float[Tensor, "models *block"]:

@@ -1,10 +1,8 @@
-"""Where what is trained here is kept, and how a folder is put there in one step."""
+"""How a folder of what is trained here is put in its place in one step."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,25 +10,10 @@ from pathlib import Path
 
 from cermet.core.errors import DiskError, OutputError
 
-__all__ = ["MARK", "cache_folder", "replaced"]
+__all__ = ["MARK", "replaced"]
 
 MARK = "zoo.json"
 """The file that tells a folder written here from any other."""
-
-
-def cache_folder(name: str) -> Path:
-    """A folder of that name in $CERMET_CACHE, or in cermet in the platform's cache."""
-    given = os.environ.get("CERMET_CACHE")
-    if given:
-        return Path(given).expanduser() / name
-    home = Path.home()
-    if sys.platform == "darwin":
-        place = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        place = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    else:
-        place = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return place / "cermet" / name
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cermet.core.errors import InputError
-from cermet.zoo.cache import cache_folder
+from cermet.core.places import cache_folder
 from cermet.zoo.steps import Blueprint
 
 __all__ = ["POOLS", "Entry", "Wanted", "find_entry", "place_of"]

@@ -249,11 +249,17 @@ def _digests(recipe: Mapping[str, Any], out: Path, **options: Any) -> dict[str, 
     return found
 
 
+def _run(recipe: Mapping[str, Any], out: Path, kernels: bool = True, **options: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CERMET_NATIVE", "1" if kernels else "0")
+        return _digests(recipe, out, **options)
+
+
 def _hold(recipe: Mapping[str, Any], out: Path, ways: Mapping[str, Mapping[str, Any]]) -> None:
     """Every way of running the recipe gives the bytes of one thread and default blocks."""
     expected = _digests(recipe, out / "expected", threads=1)
     for way, options in ways.items():
-        found = _digests(recipe, out / way.replace(" ", "-"), **options)
+        found = _run(recipe, out / way.replace(" ", "-"), **options)
         differ = [name for name, digest in expected.items() if found[name] != digest]
         assert not differ, f"{recipe['merge_method']}, {way}: other bytes in {differ}"
 
@@ -262,11 +268,13 @@ SMALL_WAYS: Mapping[str, Mapping[str, Any]] = {
     "cuts of 1": {"threads": 1, "block": 1},
     "cuts of 7": {"threads": 1, "block": 7},
     "two threads": {"threads": 2, "block": 50},
+    "torch alone": {"threads": 1, "kernels": False},
 }
 LARGE_WAYS: Mapping[str, Mapping[str, Any]] = {
     "cuts of 65537": {"threads": 1, "block": 65_537},
     "two processes and small cuts": {"threads": 2, "block": 10_007, "executor": "processes"},
     "64 MB": {"threads": 2, "memory": 64_000_000},
+    "torch alone": {"threads": 1, "kernels": False},
     "2 GB": {"threads": 2, "memory": 2_000_000_000},
 }
 _DTYPES = ("bf16", "fp16", "fp32")

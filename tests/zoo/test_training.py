@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from cermet.checkpoints.front_matter import read_front_matter
 from cermet.core.errors import ExtraError
+from cermet.core.places import cache_folder
 from cermet.inference.encoder import Encoder, mean_pool
 from cermet.recipes.pool import read_pool
 from cermet.zoo.base import base_folder
-from cermet.zoo.cache import cache_folder
 from cermet.zoo.cards import GENERATED
 from cermet.zoo.demo import generated_subjects
 from cermet.zoo.encoders import Encoders

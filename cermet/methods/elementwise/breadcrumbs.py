@@ -4,8 +4,7 @@ from torch import Tensor
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
 from cermet.maths.select import Cutoff
-from cermet.maths.sparsify import trim_both
-from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
+from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass, trimmed_sum
 
 
 @method(
@@ -14,6 +13,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
     rounds=[band_magnitudes, band_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=trimmed_sum,
     limits={"gamma": (0.0, 1.0)},
     workspace=3.1,
     accepts={"int8_mask": "there is no sign mask"},
@@ -47,6 +47,5 @@ def breadcrumbs(
     Departures  Per tensor, as in mergekit; the authors' form works row by row. Of equal
                 values the first ones count as larger.
     """
-    kept = trim_both(deltas, cutoff)
     factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
-    return weighted_sum(kept, factors)
+    return weighted_sum(deltas, factors, keep=cutoff)

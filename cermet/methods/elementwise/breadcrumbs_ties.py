@@ -4,8 +4,7 @@ from torch import Tensor
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
 from cermet.maths.select import Cutoff
-from cermet.maths.sparsify import trim_both
-from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
+from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass, trimmed_election
 
 
 @method(
@@ -14,6 +13,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass
     rounds=[band_magnitudes, band_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=trimmed_election,
     limits={"gamma": (0.0, 1.0)},
     workspace=4.2,
     accepts={"int8_mask": "masks take no memory here"},
@@ -43,5 +43,4 @@ def breadcrumbs_ties(
                 [2.0, 5.0]
     Departures  as breadcrumbs
     """
-    kept = trim_both(deltas, cutoff)
-    return consensus(kept, restored, weight, normalize=normalize).mul_(lambda_)
+    return consensus(deltas, restored, weight, normalize=normalize, scale=lambda_, keep=cutoff)

@@ -3,7 +3,7 @@ from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
-from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
+from cermet.methods.rounds import keep_at_random, masked_mass, masked_sum, restore_mass
 
 
 @method(
@@ -13,6 +13,7 @@ from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
     rounds=[masked_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=masked_sum,
     noise=True,
     workspace=5.6,
     accepts={"int8_mask": "there is no sign mask"},
@@ -45,4 +46,4 @@ def dare_linear(
                 are honoured to 1 part in 65,536.
     """
     factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
-    return weighted_sum(deltas * mask, factors)
+    return weighted_sum(deltas, factors, keep=mask)

@@ -3,7 +3,7 @@ from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
-from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
+from cermet.methods.rounds import keep_at_random, masked_election, masked_mass, restore_mass
 
 
 @method(
@@ -13,6 +13,7 @@ from cermet.methods.rounds import keep_at_random, masked_mass, restore_mass
     rounds=[masked_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=masked_election,
     noise=True,
     workspace=6.2,
     accepts={"int8_mask": "masks take no memory here"},
@@ -41,4 +42,4 @@ def dare_ties(
                 [2.0, 5.0]
     Departures  as dare_linear
     """
-    return consensus(deltas * mask, restored, weight, normalize=normalize).mul_(lambda_)
+    return consensus(deltas, restored, weight, normalize=normalize, scale=lambda_, keep=mask)

@@ -3,7 +3,13 @@ from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
-from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, restore_mass
+from cermet.methods.rounds import (
+    check_window,
+    keep_by_rank,
+    masked_election,
+    masked_mass,
+    restore_mass,
+)
 
 
 @method(
@@ -14,6 +20,7 @@ from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, resto
     rounds=[masked_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=masked_election,
     noise=True,
     limits={"epsilon": (0.0, 1.0)},
     workspace=8.2,
@@ -49,4 +56,4 @@ def della(
                 A row of one entry has probability d; mergekit computes 0/0 there. Of equal
                 magnitudes those in the first half of a row rank higher.
     """
-    return consensus(deltas * mask, restored, weight, normalize=normalize).mul_(lambda_)
+    return consensus(deltas, restored, weight, normalize=normalize, scale=lambda_, keep=mask)

@@ -3,7 +3,7 @@ from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
-from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, restore_mass
+from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, masked_sum, restore_mass
 
 
 @method(
@@ -14,6 +14,7 @@ from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, resto
     rounds=[masked_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=masked_sum,
     noise=True,
     limits={"epsilon": (0.0, 1.0)},
     workspace=8.2,
@@ -45,4 +46,4 @@ def della_linear(
     Departures  as della
     """
     factors = mean_coefficients(restored, weight, normalize=normalize, scale=lambda_)
-    return weighted_sum(deltas * mask, factors)
+    return weighted_sum(deltas, factors, keep=mask)

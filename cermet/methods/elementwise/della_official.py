@@ -63,4 +63,4 @@ def della_official(
             chance = ranks(delta.abs()).mul_(step).add_(share - half)
         delta.mul_(torch.lt(draw, chance, out=torch.empty_like(delta)))
         delta.div_(chance.clamp_min_(torch.finfo(torch.float32).tiny))
-    return consensus(kept, weight, weight, normalize=normalize).mul_(lambda_)
+    return consensus(kept, weight, weight, normalize=normalize, scale=lambda_)

@@ -2,9 +2,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cermet.core.registry import PerModel, method
-from cermet.maths.combine import agreeing_mean, elected_sign, scaled_, weighted_sum
+from cermet.maths.combine import consensus
+from cermet.maths.lowered import Combination
 from cermet.methods.variance import energy_of_selected, most_varied, selected
 from cermet.methods.whole import energy_shares
+
+
+def _election(*, share: PerModel) -> Combination:
+    return Combination(share, share, masked=True, normalize=True, equal_votes=True)
 
 
 @method(
@@ -14,6 +19,7 @@ from cermet.methods.whole import energy_shares
     rounds=[most_varied, energy_of_selected],
     fit=energy_shares,
     fitted=["share"],
+    form=_election,
     limits={"select_topk": (0.0, 1.0)},
     workspace=5.5,
     accepts={"int8_mask": "masks take no memory here"},
@@ -41,6 +47,4 @@ def sce(
                 uniform below 1e-6, which silences the weights of ordinary fine-tuning. The
                 authors' fork applies the selection to the weights alone.
     """
-    chosen = deltas * mask
-    sign = elected_sign(weighted_sum(chosen, [1.0] * len(share)))
-    return agreeing_mean(scaled_(chosen, share), share, sign, normalize=True)
+    return consensus(deltas, share, share, normalize=True, keep=mask, equal_votes=True)

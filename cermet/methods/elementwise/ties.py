@@ -4,8 +4,7 @@ from torch import Tensor
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
 from cermet.maths.select import Cutoff
-from cermet.maths.sparsify import trim
-from cermet.methods.rounds import kept_magnitudes, restore_mass, trimmed_mass
+from cermet.methods.rounds import kept_magnitudes, restore_mass, trimmed_election, trimmed_mass
 
 
 @method(
@@ -14,6 +13,7 @@ from cermet.methods.rounds import kept_magnitudes, restore_mass, trimmed_mass
     rounds=[kept_magnitudes, trimmed_mass],
     fit=restore_mass,
     fitted=["restored"],
+    form=trimmed_election,
     workspace=4.2,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
@@ -46,5 +46,4 @@ def ties(
                 authors' form trims globally. Of values equal at the threshold the first ones
                 are kept, so that exactly ⌊dn⌋ remain.
     """
-    kept = trim(deltas, cutoff)
-    return consensus(kept, restored, weight, normalize=normalize).mul_(lambda_)
+    return consensus(deltas, restored, weight, normalize=normalize, scale=lambda_, keep=cutoff)

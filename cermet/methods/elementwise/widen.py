@@ -59,8 +59,10 @@ def _shares(
         assert size is not None
         count = max(1, torch.Size(place.shape).numel())
         return {"shares": None, "means": (size / count).float()}
-    order = ranks(moves.values).div_(moves.values.shape[-1])
-    mean = order.mean(dim=-1, keepdim=True)
+    count = moves.values.shape[-1]
+    order = ranks(moves.values).div_(count)
+    # The mean of ranks from 0: a sum would round, and decide by that on which side the middle is.
+    mean = torch.full_like(order[..., :1], (count - 1) / 2).div_(count)
     scores = [_scores(o, m, ratio, calibration) for o, m in zip(order, mean, strict=True)]
     return {"shares": Vectors((scores[0] + scores[1]) / 2.0, moves.length), "means": None}
 

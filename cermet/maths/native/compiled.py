@@ -1,0 +1,180 @@
+"""Compiling `kernels.c` where it runs, keeping what came out, and looking before trusting it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cermet.core.places import cache_folder
+
+__all__ = ["Kept", "Look", "Stored", "kernels"]
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+_COMPILERS = ("cc", "gcc", "clang")
+_OPTIONS = (
+    "-O3", "-std=gnu11", "-shared", "-fPIC",
+    "-ffp-contract=off",  # nothing is fused that the source does not fuse
+    "-fno-math-errno", "-fno-trapping-math",  # neither changes a result
+)  # fmt: skip
+_X86 = ("-mavx2", "-mfma")
+_SECONDS = 60.0  # a compiler that takes longer is given up
+
+_void, _pointer, _long = None, ctypes.c_void_p, ctypes.c_long
+_float, _int, _bits = ctypes.c_float, ctypes.c_int, ctypes.c_uint32
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "deltas": (_bits, [_pointer, _pointer, _pointer]),
+    "sum": (_bits, [_pointer, _pointer, _pointer, _pointer, _int]),
+    "elect": (
+        _bits,
+        [_pointer, _pointer, _pointer, _pointer, _int, _int, _float, _pointer, _int],
+    ),
+    "finish": (_void, [_pointer, _pointer, _long, _pointer, _int]),
+    "variance": (_void, [_pointer, _pointer]),
+    "tally": (_bits, [_pointer, _int, _long, _long, _pointer]),
+    "norms": (_bits, [_pointer, _pointer, _int, _int, _long, _pointer]),
+    "gram": (_bits, [_pointer, _long, _pointer]),
+    "pack": (_void, [_pointer, _long, _pointer]),
+    "unpack": (_void, [_pointer, _long, _pointer]),
+    "uniform": (_void, [_pointer, _long, _pointer]),
+    "chance": (_void, [_pointer, _long, _float, _long, _pointer]),
+    "above": (_void, [_pointer, _float, _long, _pointer]),
+    "bounded": (_void, [_pointer, _long, _long, _pointer]),
+    "ranked": (
+        _void,
+        [_pointer, _long, _long, _pointer, _pointer, _float, _float, _long, _pointer],
+    ),
+}
+
+
+class Stored(ctypes.Structure):
+    """`Stored` of kernels.c."""
+
+    _fields_ = (
+        ("models", ctypes.c_int64), ("origin", _pointer), ("base", _pointer),
+        ("kind", ctypes.c_int64), ("n", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class Kept(ctypes.Structure):
+    """`Kept` of kernels.c; as it is made, everything is kept."""
+
+    _fields_ = (
+        ("cuts", ctypes.c_int64), ("above", _pointer), ("inclusive", _pointer), ("end", _pointer),
+        ("masks", ctypes.c_int64), ("bits", _pointer), ("mask", _pointer),
+    )  # fmt: skip
+
+
+class Look(ctypes.Structure):
+    """`Look` of kernels.c."""
+
+    _fields_ = (
+        ("row", ctypes.c_int64), ("cap", ctypes.c_int64), ("low", _float), ("high", _float),
+        ("above", ctypes.c_int64), ("nonzero", ctypes.c_int64), ("taken", ctypes.c_int64),
+        ("top", _pointer), ("inside", _pointer), ("bottom", _pointer), ("kept", _pointer),
+    )  # fmt: skip
+
+
+_lock = threading.Lock()
+_loaded: dict[str, Any] = {}  # CERMET_NATIVE -> the library, or None
+
+
+def kernels() -> Any:
+    """The compiled kernels, or None: without a compiler, with CERMET_NATIVE=0, elsewhere.
+
+    The first call compiles them where they are missing. Processes that are forked after it
+    have them too.
+    """
+    wanted = os.environ.get("CERMET_NATIVE", "1")
+    if wanted not in _loaded:
+        with _lock:
+            if wanted not in _loaded:
+                _loaded[wanted] = None if wanted == "0" else _library()
+    return _loaded[wanted]
+
+
+def _library() -> Any:
+    options = _machine()
+    if options is None:
+        return None
+    try:
+        library = _linked(options)
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, f"cermet_{name}")
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError, subprocess.SubprocessError, RuntimeError):
+        return None  # torch does the work then
+    return library if _agrees(library) else None
+
+
+def _linked(options: tuple[str, ...]) -> Any:
+    try:
+        return ctypes.CDLL(str(_compiled(options)))
+    except OSError:
+        _place(options).unlink(missing_ok=True)  # damaged: once more
+        return ctypes.CDLL(str(_compiled(options)))
+
+
+def _machine() -> tuple[str, ...] | None:
+    """What the compiler is told of this processor; None where the kernels do not run."""
+    if sys.platform not in ("linux", "darwin"):
+        return None
+    if platform.machine() in ("arm64", "aarch64"):
+        return ()
+    if platform.machine() != "x86_64" or sys.platform != "linux":
+        return None
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return _X86 if flags and {"avx2", "fma"} <= set(flags[1].split()) else None
+
+
+def _place(options: tuple[str, ...]) -> Path:
+    """Where the library of this source, compiled like this, is kept."""
+    told = " ".join((*_OPTIONS, *options, sys.platform, platform.machine()))
+    key = hashlib.sha256(_SOURCE.read_bytes() + told.encode()).hexdigest()[:16]
+    return cache_folder("native") / f"kernels-{key}.so"
+
+
+def _compiled(options: tuple[str, ...]) -> Path:
+    """The shared library, compiled where it is missing; OSError where it cannot be."""
+    library = _place(options)
+    if library.is_file():
+        return library
+    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise FileNotFoundError("no C compiler")
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        new = Path(folder) / library.name
+        command = [*compiler.split(), *_OPTIONS, *options, str(_SOURCE), "-o", str(new), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+        new.replace(library)  # whole or not at all, whoever else compiles it now
+    return library
+
+
+def _agrees(library: Any) -> bool:
+    """Whether fused sums and roundings give torch's bits on this machine."""
+    values = torch.arange(3 * 1031, dtype=torch.float64).sin().float().view(3, 1031)
+    factors = [0.3, 0.7, -1.1]
+    wanted = values[0] * factors[0]
+    for row, factor in zip(values[1:], factors[1:], strict=True):
+        wanted.add_(row, alpha=factor)
+    origin = (ctypes.c_void_p * 3)(*(row.data_ptr() for row in values))
+    stored, kept = Stored(3, ctypes.addressof(origin), None, 0, 1031), Kept()
+    exact, rounded = torch.empty(1031), torch.empty(1031, dtype=torch.bfloat16)
+    weights = (ctypes.c_float * 3)(*factors)
+    for found, kind in ((exact, 0), (rounded, 1)):
+        library.cermet_sum(
+            ctypes.byref(stored), ctypes.byref(kept), weights, found.data_ptr(), kind
+        )
+    return torch.equal(exact, wanted) and torch.equal(rounded, wanted.to(torch.bfloat16))

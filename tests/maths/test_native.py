@@ -1,0 +1,336 @@
+"""The compiled kernels give the bits of the torch code that they stand in for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import cermet
+from cermet.core.errors import NonFiniteError
+from cermet.engine.leaves import leaf_grams, leaf_sums
+from cermet.maths import native
+from cermet.maths.combine import consensus, weighted_sum
+from cermet.maths.native import compiled
+from cermet.maths.native.compiled import kernels
+from cermet.maths.select import Bracket, Cutoff, tally
+from cermet.maths.sparsify import native_cuts, random_mask, rank_mask, sizes
+from cermet.methods.variance import _variance
+
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler here, or no AVX2")
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+SIZES = (1, 7, 1023, 4099)
+COUNTS = (1, 2, 3, 5, 9)
+KINDS = ("plain", "differences", "zeros", "huge")
+INFINITY = float("inf")
+
+
+def _deltas(kind: str, models: int, n: int) -> Tensor:
+    """Float32 [models, n]: ordinary, of bfloat16 weights, with zeros of both signs, or huge."""
+    own = torch.Generator().manual_seed(models * n)
+    x = torch.randn(models, n, generator=own) * 0.01
+    if kind == "differences":
+        base = torch.randn(n, generator=own).bfloat16().float()
+        return (base + x).bfloat16().float() - base
+    if kind == "zeros":
+        x = x.round(decimals=2)
+        x[torch.rand(models, n, generator=own) < 0.2] = -0.0
+    return x * 1e30 if kind == "huge" else x
+
+
+def _keeps(x: Tensor) -> dict[str, Cutoff | Tensor | None]:
+    models, n = x.shape
+    middle = [float(row.abs().median()) for row in x]
+    high = [max(m, 0.9 * float(row.abs().max())) for m, row in zip(middle, x, strict=True)]
+    half, third = (n // 2,), (n // 2, n // 3)
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(n)) < 0.5).float()
+    return {
+        "all": None,
+        "cutoff": Cutoff(tuple((m,) for m in middle), (half,) * models),
+        "band": Cutoff(tuple(zip(middle, high, strict=True)), (third,) * models),
+        "all or none": Cutoff(
+            tuple((INFINITY if i % 2 else -INFINITY,) for i in range(models)), (half,) * models
+        ),
+        "mask": mask,
+        "one mask": mask[:1].clone(),
+    }
+
+
+def _bits(tensor: Tensor) -> list[int]:
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    found: list[int] = tensor.contiguous().view(whole).reshape(-1).tolist()
+    return found
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """Calls a function with the kernels off."""
+
+    def call(function: Callable[[], Any]) -> Any:
+        with monkeypatch.context() as off:
+            off.setenv("CERMET_NATIVE", "0")
+            return function()
+
+    return call
+
+
+Alone = Callable[[Callable[[], Any]], Any]
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("models", COUNTS)
+@pytest.mark.parametrize("n", SIZES)
+def test_sums_and_elections(kind: str, models: int, n: int, alone: Alone) -> None:
+    """Weighted sums and elections, of all that can be kept."""
+    x = _deltas(kind, models, n)
+    factors = list(np.linspace(-0.7, 1.3, models)) if n % 3 else [1.0] * models
+    shares = list(np.linspace(0.1, 1.3, models))
+    for name, keep in _keeps(x).items():
+        works: list[Callable[[], Tensor]] = [lambda k=keep: weighted_sum(x, factors, k)]
+        for votes in (False, True):
+            for normalize in (False, True):
+                works.append(
+                    lambda k=keep, v=votes, m=normalize: consensus(
+                        x, factors, shares, normalize=m, scale=0.7, keep=k, equal_votes=v
+                    )
+                )
+        for number, work in enumerate(works):
+            assert _bits(work()) == _bits(alone(work)), (name, number)
+
+
+def _stored(dtype: torch.dtype, models: int, n: int) -> tuple[list[Tensor], Tensor]:
+    own = torch.Generator().manual_seed(n)
+    base = torch.randn(n, generator=own)
+    return [(base + row).to(dtype) for row in _deltas("plain", models, n)], base.to(dtype)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("models", [1, 3, 5])
+@pytest.mark.parametrize("n", [1, 7, 1024, 5003])
+def test_passes_over_what_is_stored(dtype: torch.dtype, models: int, n: int) -> None:
+    """Deltas, their sums, inner products, variances and order statistics, read as stored."""
+    experts, base = _stored(dtype, models, n)
+    stored = native.stored(experts, base)
+    assert stored is not None
+    deltas, wide, most = stored.made()
+    assert torch.equal(wide, base.float())
+    assert torch.equal(deltas, torch.stack([e.float() - base.float() for e in experts]))
+    assert most == float(deltas.abs().max())
+
+    leaf = 2000
+    for keep in _keeps(deltas).values():
+        if keep is None:
+            continue
+        kept = native_cuts(keep) if isinstance(keep, Cutoff) else keep
+        norms, most = stored.norms(kept, 1, leaf, before=True)
+        assert torch.equal(norms.double(), leaf_sums(sizes(deltas, keep), leaf))
+        assert most == float(deltas.abs().max())
+    mask = _keeps(deltas)["mask"]
+    assert isinstance(mask, Tensor)
+    squares, _ = stored.norms(mask, 2, leaf, before=False)
+    assert torch.equal(squares[1].double(), leaf_sums((deltas * mask).square(), leaf))
+    if models <= 4:
+        assert torch.equal(stored.gram(leaf)[0].double(), leaf_grams(deltas, leaf))
+
+
+@needs_kernels
+@pytest.mark.parametrize("models", COUNTS)
+@pytest.mark.parametrize("n", SIZES)
+def test_variance(models: int, n: int, alone: Alone) -> None:
+    """The variance over models, and the bits of what passes a cutoff of it."""
+    x = _deltas("differences", models, n)
+    found = _variance(x)
+    assert _bits(found) == _bits(alone(lambda: _variance(x)))
+    stored = native.stored(list(x))
+    assert stored is not None
+    threshold = float(found.median())
+    wanted = np.where(np.arange(n) < n // 2, found[0] >= threshold, found[0] > threshold)
+    assert np.array_equal(stored.above(threshold, n // 2).bits, np.packbits(wanted))
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize(
+    "bounds",
+    [(0.001, 0.01), (0.01, 0.01), (-INFINITY, 0.01), (0.0, INFINITY), (-INFINITY, INFINITY)],
+)
+def test_tallies(kind: str, n: int, bounds: tuple[float, float], alone: Alone) -> None:
+    """Counts by leaf, and the values inside a bracket up to a cap."""
+    x = _deltas(kind, 3, n)
+    at = Bracket(np.float32(bounds[0]), np.float32(bounds[1]))
+    for cap in (0, 5, 10_000):
+        found = tally(x[0], at, 100, cap, nonzero=True)
+        wanted = alone(lambda c=cap: tally(x[0], at, 100, c, nonzero=True))
+        assert np.array_equal(found.kept, wanted.kept)
+        for field in ("above", "top", "inside", "bottom", "nonzero"):
+            assert getattr(found, field) == getattr(wanted, field), field
+    stored = native.stored(list(x))
+    assert stored is not None
+    told, _ = stored.tallied("magnitude", [(2, *bounds), (0, *bounds)], 100, 5)
+    for row, one in zip((2, 0), told, strict=True):
+        wanted = alone(lambda r=row: tally(x[r].abs(), at, 100, 5, nonzero=True))
+        assert (one.above, one.inside, one.nonzero) == (wanted.above, wanted.inside, wanted.nonzero)
+        assert np.array_equal(one.kept, wanted.kept)
+
+
+def _draws(models: int, n: int) -> tuple[list[np.ndarray[Any, Any]], Tensor]:
+    """16-bit draws, and the numbers in [0, 1) that they stand for."""
+    drawn = np.random.default_rng(n).integers(-(1 << 15), 1 << 15, (models, n)).astype(np.int16)
+    uniform = (torch.from_numpy(drawn).float() + 32768) / 65536
+    return list(drawn), uniform
+
+
+@needs_kernels
+@pytest.mark.parametrize("n", SIZES)
+def test_random_masks(n: int) -> None:
+    """Draws as numbers, masks as bits end to end whatever their length, and back."""
+    draws, uniform = _draws(3, n)
+    numbers = native.uniform(np.stack(draws))
+    assert numbers is not None
+    assert torch.equal(numbers, uniform)
+    density = (0.0, 0.37, 1.0)
+    wanted = random_mask(uniform, density)
+    bits = native.chance(draws, density)
+    assert bits is not None
+    assert np.array_equal(bits.bits, np.packbits(wanted.numpy() != 0))
+    assert np.array_equal(bits.bits, native.packed(wanted))
+    assert torch.equal(wanted, native.unpacked(bits.bits, wanted.shape))
+
+
+@needs_kernels
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 7), (3, 1030), (2, 2048)])
+@pytest.mark.parametrize("kind", ["plain", "zeros"])
+def test_masks_by_rank(rows: int, columns: int, kind: str) -> None:
+    """DELLA's mask, with ties and with shares that need no ranks."""
+    x, n = _deltas(kind, 4, rows * columns), rows * columns
+    draws, uniform = _draws(4, n)
+    density, epsilon = (0.5, 0.3, 1.0, 0.4), (0.2, 0.29, 0.1, 0.0)
+    shape = (4, rows, columns)
+    wanted = rank_mask(x.view(shape), uniform.view(shape), density, epsilon)
+    stored = native.stored(list(x))
+    assert stored is not None
+    found = stored.ranked(draws, density, epsilon, columns)
+    assert np.array_equal(found.bits, np.packbits(wanted.numpy().reshape(-1) != 0))
+
+
+@needs_kernels
+def test_rounding() -> None:
+    """Once, to the nearest, ties to even, as torch: of all kinds of float32."""
+    patterns = np.random.default_rng(0).integers(0, 1 << 32, 100_000, dtype=np.uint32)
+    ties = (np.arange(1 << 16, dtype=np.uint32) << 16) + 0x8000
+    values = torch.from_numpy(np.concatenate([patterns, ties]).view(np.float32).copy())
+    for base in (None, torch.zeros_like(values)):
+        found = native.finished(values, base, torch.bfloat16)
+        assert found is not None
+        wanted = (values if base is None else values + base).bfloat16()
+        assert torch.equal(found.isnan(), wanted.isnan())
+        numbers = ~wanted.isnan()  # torch has two patterns for NaN
+        assert _bits(found[numbers]) == _bits(wanted[numbers])
+
+
+def test_what_the_kernels_do_not_take() -> None:
+    """Other dtypes, gaps in memory, too many models: the caller is told to go on with torch."""
+    x = torch.ones(2, 8)
+    assert native.stored(list(x.half())) is None
+    assert native.stored([x[0], x[1].bfloat16()]) is None
+    assert native.stored(list(x.t())) is None
+    assert native.stored([x[0]] * 65) is None
+    assert native.finished(x[0], None, torch.float16) is None
+    assert torch.equal(weighted_sum(torch.ones(65, 3), [1.0] * 65), torch.full((3,), 65.0))
+    with pytest.raises(RuntimeError, match="overflow"):
+        weighted_sum(x, [1.0, 1e300])  # no float32: torch refuses it, and no kernel takes it
+
+
+@needs_kernels
+@pytest.mark.parametrize("value", [float("nan"), INFINITY])
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "sce", "slerp"])
+def test_what_is_not_finite_is_named(value: float, method: str) -> None:
+    """NaN and infinity are noticed in the same pass, and named as without kernels."""
+    models = [{"x": torch.randn(300)} for _ in range(3)]
+    models[1]["x"][123] = value
+    parameters: dict[str, Any] = {} if method in ("sce", "slerp") else {"weight": 0.5}
+    parameters |= {"density": 0.5} if method in ("ties", "dare_ties") else {}
+    parameters |= {"t": 0.5} if method == "slerp" else {}
+    base = None if method == "linear" else models[0]
+    experts = models[1:2] if method == "slerp" else models[1:]
+    with pytest.raises(NonFiniteError, match="element 123"):
+        cermet.merge_tensors(method, base, experts, **parameters)
+
+
+# -- compiling ----------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As if nothing was compiled or loaded yet; the folder of what is compiled."""
+    monkeypatch.setattr(compiled, "_loaded", {})
+    monkeypatch.setenv("CERMET_CACHE", str(tmp_path))
+    monkeypatch.delenv("CERMET_NATIVE", raising=False)
+    return tmp_path / "native"
+
+
+def _files(folder: Path) -> Sequence[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+@needs_kernels
+def test_it_is_compiled_once(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One library in the cache, whole, which the next process takes as it is."""
+    assert kernels() is not None
+    (name,) = _files(fresh)
+    monkeypatch.setattr(compiled, "_loaded", {})
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    assert kernels() is not None
+    assert _files(fresh) == [name]
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_compiler_torch_does_the_work(
+    compiler: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No compiler, or one that fails: no kernels, no error, nothing left behind."""
+    monkeypatch.setenv("CC", compiler)
+    assert kernels() is None
+    assert _files(fresh) == []
+    merged = cermet.merge_tensors("linear", None, [{"x": torch.ones(3)}] * 2, weight=0.5)
+    assert torch.equal(merged["x"], torch.ones(3))
+
+
+def test_they_can_be_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CERMET_NATIVE=0 compiles nothing."""
+    monkeypatch.setenv("CERMET_NATIVE", "0")
+    assert kernels() is None
+    assert _files(fresh) == []
+
+
+@needs_kernels
+def test_a_damaged_library_is_made_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be loaded is compiled again; without a compiler torch does the work."""
+    library = compiled._place(compiled._machine() or ())
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"no library")
+    with monkeypatch.context() as patch:
+        patch.setenv("CC", "false")
+        assert kernels() is None
+    library.write_bytes(b"no library")
+    monkeypatch.setattr(compiled, "_loaded", {})
+    assert kernels() is not None
+
+
+@needs_kernels
+def test_kernels_that_disagree_are_not_used(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where fused sums have other bits than torch's, the kernels are left alone."""
+    source = Path(compiled.__file__).with_name("kernels.c").read_text("utf-8")
+    other = fresh.parent / "kernels.c"
+    other.write_text(source.replace("fmaf(row[i], factor, total[i])", "row[i] * factor + total[i]"))
+    monkeypatch.setattr(compiled, "_SOURCE", other)
+    assert kernels() is None
