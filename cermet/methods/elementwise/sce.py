@@ -21,7 +21,7 @@ def _election(*, share: PerModel) -> Combination:
     fitted=["share"],
     form=_election,
     limits={"select_topk": (0.0, 1.0)},
-    workspace=5.5,
+    workspace=6.4,
     accepts={"int8_mask": "masks take no memory here"},
     properties=("permutation", "homogeneous"),
 )

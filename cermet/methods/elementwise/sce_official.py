@@ -21,7 +21,7 @@ def _election(*, share: PerModel) -> Combination:
     fitted=["share"],
     form=_election,
     limits={"select_topk": (0.0, 1.0)},
-    workspace=4.3,
+    workspace=5.1,
     properties=("permutation", "homogeneous"),
 )
 def sce_official(
