@@ -317,9 +317,7 @@ class Job:
         if coefficients is not None:
             return Combination(coefficients)
         form = None if self.method.parts else self.method.form
-        found: Combination | None = None
-        if form is not None:
-            found = call(form, **known)
+        found: Combination | None = None if form is None else call(form, **known)
         return found
 
     def _divided(self, result: Any) -> tuple[Any, Mapping[str, Tensor]]:
