@@ -38,6 +38,7 @@ def _speed(records: Sequence[Record]) -> str:
             "mergekit s",
             "Cermet s",
             "times faster",
+            "of it disk s",
             "floor s",
             "merge / floor",
             "mergekit GB",
@@ -48,7 +49,8 @@ def _speed(records: Sequence[Record]) -> str:
             "Wall seconds of whole commands, medians; GB of private memory (RssAnon), peak.\n\n"
             + markdown(head, [_speed_row(row) for row in rows])
             + "\nfloor: reading the same models and writing one. merge / floor: Cermet without "
-            "starting up (a merge of a tiny pool) and waiting for the disk at the end.\n"
+            "starting up (a merge of a tiny pool) and waiting for the disk at the end. That "
+            "wait stands under disk; mergekit leaves it out.\n"
         )
     return "\n".join(parts)
 
@@ -63,7 +65,7 @@ def _speed_row(record: Record) -> list[str]:
     if record["threads"] is not None:
         name += f" ({record['threads']} threads)"
     if own["problem"]:
-        return [name, "", "failed", "", "", "", "", ""]
+        return [name, "", "failed", "", "", "", "", "", ""]
     theirs = ("", "", "")
     if peer is not None:
         failed = peer["problem"] is not None
@@ -78,6 +80,7 @@ def _speed_row(record: Record) -> list[str]:
         theirs[0],
         f"{own['median']:.2f}",
         theirs[1],
+        f"{own['sync']:.2f}",
         f"{floor['median']:.2f}",
         ratio,
         theirs[2],

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from cermet.checkpoints.adapters import Adapter, adapter_of, is_adapter, open_adapter
 from cermet.checkpoints.header import read_json
@@ -46,7 +46,7 @@ CONFIG = "adapter_config.json"
 
 _ONE_FILE = 1 << 62  # bytes: PEFT reads one file of weights
 
-AdapterLike = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+AdapterLike = tuple[Mapping[str, "torch.Tensor"], Mapping[str, Any]]
 """Tensors by the names that PEFT saves, and what adapter_config.json holds."""
 
 
@@ -249,7 +249,7 @@ def merge_adapters(
     threads: int = 1,
     memory: int = DEFAULT_BUDGET,
     **parameters: Any,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Merge LoRA adapters in memory, with the code that `merge` runs on their folders.
 
     Parameters

@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
 
 from cermet.adapters import (
     for_adapters,
@@ -101,7 +101,7 @@ class Merged:
     lost: Mapping[str, float] = field(default_factory=dict)
 
 
-def open(path: str | Path) -> Mapping[str, Tensor]:
+def open(path: str | Path) -> Mapping[str, torch.Tensor]:
     """A checkpoint as a lazy mapping from names to tensors.
 
     `path` is a folder, a .safetensors file, a hub name, or `model+adapter`. A tensor is read

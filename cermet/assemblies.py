@@ -27,8 +27,8 @@ from cermet.engine.archive import is_archive
 from cermet.engine.blocks import Input
 from cermet.engine.card import restored_card
 from cermet.engine.copy import CopyJob
+from cermet.engine.done import Done
 from cermet.engine.folder import RECORD, OutputFolder
-from cermet.engine.job import Done
 from cermet.engine.manifest import Manifest, read_manifest
 from cermet.engine.memory import DEFAULT_BUDGET
 from cermet.engine.once import Progress, Ran, record_once, run_once

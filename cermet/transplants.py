@@ -34,9 +34,9 @@ from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.card import transplant_card
 from cermet.engine.copy import CopyJob
+from cermet.engine.done import Done
 from cermet.engine.folder import RECORD, OutputFolder
 from cermet.engine.grafts import Grafts, find_grafts, vocabulary_of
-from cermet.engine.job import Done
 from cermet.engine.licences import compare_licences
 from cermet.engine.memory import available_memory
 from cermet.engine.once import Progress, Ran, record_once, run_once

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from cermet.analyse.walk import Window, threads_within, walk, windows
 from cermet.anatomy import Anatomy, survey
@@ -170,7 +169,7 @@ def _products(
     )
 
 
-def _matrix(held: Checkpoint, name: str) -> Tensor:
+def _matrix(held: Checkpoint, name: str) -> torch.Tensor:
     """A factor as a matrix in float64: convolutions with their kernel in the columns."""
     info = held.tensors[name]
     values = held.block(name, 0, info.numel).to(torch.float64)

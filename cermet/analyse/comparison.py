@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from cermet.analyse.fitness import MethodFit
 from cermet.analyse.likeness import ConfigDifference, TensorDifference
@@ -208,6 +208,6 @@ def starts(names: Sequence[str], found: Mapping[str, Products]) -> tuple[Start, 
     """Every model as the base of the others; none where there are fewer than three."""
     if len(names) < 3:
         return ()
-    gram: Tensor = reduce(lambda a, b: a + b, (p.gram for p in found.values()))
+    gram: torch.Tensor = reduce(lambda a, b: a + b, (p.gram for p in found.values()))
     seen = {name: seen_from(gram, i) for i, name in enumerate(names)}
     return tuple(Start(name, *known) for name, known in seen.items() if known is not None)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cermet.analyse.walk import Window
 from cermet.core.fingerprint import digest_bytes
@@ -46,7 +45,7 @@ class Moments:
     most: float
     digest: int
     dead_rows: tuple[int, ...] = ()
-    live_columns: Tensor | None = None
+    live_columns: torch.Tensor | None = None
 
     def __add__(self, other: Moments) -> Moments:
         """Of two parts of a tensor, this one before the other."""
@@ -111,7 +110,7 @@ def row_windows(shape: tuple[int, ...]) -> list[Window]:
     return [Window(start, min(start + size, numel)) for start in range(0, numel, size)]
 
 
-def moments_of(block: Tensor, start: int, shape: tuple[int, ...]) -> Moments:
+def moments_of(block: torch.Tensor, start: int, shape: tuple[int, ...]) -> Moments:
     """What a block holds: [elements] as stored, whole rows from flat index `start` on."""
     digest = digest_bytes(
         block.contiguous().view(torch.uint8).numpy(), start * block.element_size()
@@ -147,8 +146,8 @@ def moments_of(block: Tensor, start: int, shape: tuple[int, ...]) -> Moments:
 
 
 def _dead(
-    values: Tensor, start: int, shape: tuple[int, ...], nonzero: int
-) -> tuple[tuple[int, ...], Tensor | None]:
+    values: torch.Tensor, start: int, shape: tuple[int, ...], nonzero: int
+) -> tuple[tuple[int, ...], torch.Tensor | None]:
     """The dead rows of a block, and the mask of its live columns, None where all live."""
     matrix = matrix_of(shape)
     if matrix is None or nonzero == len(values):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 __all__ = ["BYTES_EACH", "WINDOW", "Products", "products_of"]
 
@@ -33,11 +32,11 @@ class Products:
     """
 
     count: int
-    broken: Tensor
-    gram: Tensor
-    both: Tensor
-    against: Tensor
-    equal: Tensor
+    broken: torch.Tensor
+    gram: torch.Tensor
+    both: torch.Tensor
+    against: torch.Tensor
+    equal: torch.Tensor
 
     def __add__(self, other: Products) -> Products:
         """Of both together."""
@@ -51,7 +50,7 @@ class Products:
         )
 
 
-def products_of(blocks: Sequence[Tensor]) -> Products:
+def products_of(blocks: Sequence[torch.Tensor]) -> Products:
     """The products of the same elements of a base and its experts: each [elements], as stored."""
     wide = torch.stack([block.to(torch.float64) for block in blocks])
     broken = torch.zeros(len(wide), dtype=torch.int64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Literal
 
-from torch import Tensor
+import torch
 
 from cermet.analyse.contents import ROLE_ORDER
 from cermet.analyse.products import Products
@@ -126,12 +126,12 @@ def group(name: str, parts: Sequence[Products]) -> Group:
     )
 
 
-def _above(counts: Tensor) -> float:
+def _above(counts: torch.Tensor) -> float:
     """The sum over all pairs of experts."""
     return float(counts.triu(1).sum())
 
 
-def _cosine(gram: Tensor, i: int, j: int) -> float | None:
+def _cosine(gram: torch.Tensor, i: int, j: int) -> float | None:
     scale = math.sqrt(max(0.0, float(gram[i, i]))) * math.sqrt(max(0.0, float(gram[j, j])))
     return max(-1.0, min(1.0, float(gram[i, j]) / scale)) if scale > 0 else None
 
@@ -165,7 +165,7 @@ def by_depth(anatomy: Anatomy, found: Mapping[str, Products]) -> tuple[Group, ..
     return tuple(groups)
 
 
-def weights_gram(gram: Tensor) -> Tensor:
+def weights_gram(gram: torch.Tensor) -> torch.Tensor:
     """Inner products of the weights, from those of the base and the deltas: [models, models]."""
     lift = gram.new_zeros(gram.shape).fill_diagonal_(1.0)
     lift[:, 0] = 1.0
@@ -218,7 +218,7 @@ def _relation(cosine: float, equal: bool) -> Relation:
     return "unrelated" if cosine <= _FAR else "far apart"
 
 
-def seen_from(gram: Tensor, base: int) -> tuple[float, float] | None:
+def seen_from(gram: torch.Tensor, base: int) -> tuple[float, float] | None:
     """The deltas of all other models where one of them is taken as the base.
 
     Their mean cosine, and the shortest as a share of the longest; None where one has no length.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cermet.analyse.walk import each, threads_within
 from cermet.checkpoints.reader import Checkpoint
@@ -110,8 +109,8 @@ def spaces_of(
 
 @dataclass(frozen=True)
 class _Leading:
-    left: Tensor
-    right: Tensor
+    left: torch.Tensor
+    right: torch.Tensor
     energy: float
     rank: int | None
 
@@ -140,7 +139,7 @@ def _space(checkpoints: Sequence[Checkpoint], names: Sequence[str], place: Place
     )
 
 
-def _leading(delta: Tensor, directions: int) -> _Leading | None:
+def _leading(delta: torch.Tensor, directions: int) -> _Leading | None:
     """What leads in a delta; None for one that is zero, or holds NaN or infinity."""
     square = float(delta.to(torch.float64).square().sum())
     if not 0.0 < square < float("inf"):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import FLOATS, NAMES
 from cermet.checkpoints.header import read_json
@@ -45,10 +44,10 @@ class Adapted:
     """
 
     kind: Kind
-    a: Tensor
-    b: Tensor
+    a: torch.Tensor
+    b: torch.Tensor
     scale: float
-    bias: Tensor | None = None
+    bias: torch.Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -60,7 +59,7 @@ class Adapted:
         """Of the delta b @ a, a kernel laid flat: [out, in]."""
         return self.b.shape[0], math.prod(self.a.shape[1:])
 
-    def matrices(self, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    def matrices(self, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """a [rank, in] and b [out, rank] in float32, on a device and in memory of their own."""
         a, b = self.a.reshape(self.rank, -1), self.b.reshape(self.b.shape[0], -1)
         # fresh memory: a mapped file may lie at any address, and BLAS rounds by alignment
@@ -89,7 +88,7 @@ class Adapter:
     raw: Mapping[str, Any]
     prefix: str
     modules: Mapping[str, Adapted]
-    replaced: Mapping[str, Tensor]
+    replaced: Mapping[str, torch.Tensor]
 
     @property
     def base(self) -> str:
@@ -134,7 +133,7 @@ def open_adapter(folder: Path, path: str) -> Adapter:
     return _adapter(values, raw, path, config, (config, file))
 
 
-def adapter_of(tensors: Mapping[str, Tensor], raw: Mapping[str, Any], path: str) -> Adapter:
+def adapter_of(tensors: Mapping[str, torch.Tensor], raw: Mapping[str, Any], path: str) -> Adapter:
     """An adapter in memory: tensors by the names that PEFT saves, and what its config holds.
 
     Raises FormatError and MismatchError as `open_adapter`.
@@ -143,7 +142,7 @@ def adapter_of(tensors: Mapping[str, Tensor], raw: Mapping[str, Any], path: str)
 
 
 def _adapter(
-    values: Mapping[str, Tensor], raw: Mapping[str, Any], path: str, file: Path,
+    values: Mapping[str, torch.Tensor], raw: Mapping[str, Any], path: str, file: Path,
     files: tuple[Path, ...],
 ) -> Adapter:  # fmt: skip
     config = parse_adapter_config(file, raw)
@@ -182,7 +181,9 @@ def _fused(path: str, name: str) -> FormatError:
     )
 
 
-def _adapted(path: str, module: str, parts: Mapping[str, Tensor], config: AdapterConfig) -> Adapted:
+def _adapted(
+    path: str, module: str, parts: Mapping[str, torch.Tensor], config: AdapterConfig
+) -> Adapted:
     """One module, its shapes held to the config."""
     if _DORA in parts:
         raise FormatError(f"'{path}': '{module}' has a magnitude, but 'use_dora' is not set.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cermet.checkpoints.dtypes import STORED
+from cermet.checkpoints.dtypes import STORED_SIZES
 from cermet.core.errors import FormatError
 
 __all__ = ["TensorInfo", "encode_header", "read_header", "read_json"]
@@ -174,13 +174,13 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
         raise FormatError(f"{where} has the shape {_brief(shape)}, too large to be true.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_whole, offsets)):
         raise FormatError(f"{where} has the offsets {_brief(offsets)}, not two positions.")
-    if not isinstance(dtype, str) or dtype not in STORED:
+    if not isinstance(dtype, str) or dtype not in STORED_SIZES:
         raise FormatError(
-            f"{where} has the dtype {_brief(dtype)}, which Cermet does not read "
-            f"(it reads {', '.join(STORED)}; quantised checkpoints must be dequantised first)."
+            f"{where} has the dtype {_brief(dtype)}, which Cermet does not read (it reads "
+            f"{', '.join(STORED_SIZES)}; quantised checkpoints must be dequantised first)."
         )
     begin, end = offsets
-    expected = math.prod(shape) * STORED[dtype].itemsize
+    expected = math.prod(shape) * STORED_SIZES[dtype]
     if end - begin != expected:
         raise FormatError(
             f"{where} has {end - begin:,} bytes; {dtype} of {_brief(shape)} takes {expected:,}."

@@ -42,7 +42,7 @@ _MOST_NESTED = 5  # parameters of one module; ways to order them grow as a facto
 _MAGNITUDE = "lora_magnitude_vector"
 _CHECK = "Check that the base is the checkpoint that the adapter was trained on."
 
-_Parts = dict[str, torch.Tensor]
+_Parts = dict[str, "torch.Tensor"]
 
 
 def plan_edits(

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import EIGHT_BIT, FLOATS, SIZES, dtype_named
 from cermet.checkpoints.header import TensorInfo
@@ -163,7 +162,7 @@ class DequantisedCheckpoint:
             return self._packed[name], name + _EXPONENTS
         return (name, self._scaled[name].scale) if name in self._scaled else (name,)
 
-    def block(self, name: str, start: int, stop: int) -> Tensor:
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Flat elements [start, stop) of a row-major tensor, 1-D; float32 where decoded."""
         if stop <= start and (name in self._scaled or name in self._packed):
             return torch.empty(0)
@@ -191,7 +190,7 @@ class DequantisedCheckpoint:
             )
         return _Scaled(scale, grid, block)
 
-    def _eight(self, name: str, scaled: _Scaled, start: int, stop: int) -> Tensor:
+    def _eight(self, name: str, scaled: _Scaled, start: int, stop: int) -> torch.Tensor:
         rows, cols = self.tensors[name].shape[-2:]
         first, last = start // cols, -(-stop // cols)
         numbers = self._stored.block(name, start, stop).to(torch.float32)
@@ -203,7 +202,7 @@ class DequantisedCheckpoint:
         wide = scales.repeat_interleave(scaled.block[1], dim=1)[:, :cols][at - low].reshape(-1)
         return numbers.mul_(wide[start - first * cols : stop - first * cols])
 
-    def _scales(self, name: str, start: int, stop: int) -> Tensor:
+    def _scales(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Scales as float32; those that are stored as exponents, as powers of two."""
         block = self._stored.block(name, start, stop)
         if self._stored.tensors[name].dtype in ("F8_E8M0", "U8"):
@@ -211,7 +210,7 @@ class DequantisedCheckpoint:
             return torch.where(bits == 0, _SMALLEST, bits).view(torch.float32)
         return block.to(torch.float32)
 
-    def _four(self, name: str, start: int, stop: int) -> Tensor:
+    def _four(self, name: str, start: int, stop: int) -> torch.Tensor:
         """A range of the transposed tensor, out of bands of rows that share their exponents."""
         columns = self.tensors[name].shape[-1]
         high = _GROUP * columns
@@ -221,7 +220,7 @@ class DequantisedCheckpoint:
             parts.append(self._band(name, band)[begin : stop - band * high])
         return torch.cat(parts)
 
-    def _band(self, name: str, band: int) -> Tensor:
+    def _band(self, name: str, band: int) -> torch.Tensor:
         """32 rows of a decoded tensor, flat: one group of every row as stored, turned round."""
         *_, rows, columns = self.tensors[name].shape
         which, group = divmod(band, rows // _GROUP)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES, TORCH
 from cermet.checkpoints.header import TensorInfo
@@ -86,7 +85,7 @@ class RevocabularyCheckpoint:
         self._rows = rows
         self._infos = {n: base.tensors[r.stored]._replace(name=n) for n, r in rows.items()}
         self._dtypes = {n: _dtype(self._infos[n], r) for n, r in rows.items()}
-        self._means: dict[str, Tensor] = {}
+        self._means: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()
         changed = {n: _reshaped(self._infos[n], r.count) for n, r in rows.items()}
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({**base.tensors, **changed})
@@ -96,7 +95,7 @@ class RevocabularyCheckpoint:
         """The checkpoint in its own vocabulary."""
         return self._base
 
-    def block(self, name: str, start: int, stop: int) -> Tensor:
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of the row-major tensor, 1-D.
 
         A tensor of mixed origin comes in the widest dtype of those that give rows, and at least
@@ -109,7 +108,7 @@ class RevocabularyCheckpoint:
         found = self._gather(name, np.arange(first, max(first, last)), width)
         return found.reshape(-1)[start - first * width : stop - first * width]
 
-    def _gather(self, name: str, places: NDArray[np.int64], width: int) -> Tensor:
+    def _gather(self, name: str, places: NDArray[np.int64], width: int) -> torch.Tensor:
         """Some rows, [places, width]; a view of the file where they follow each other there."""
         rows, dtype = self._rows[name], self._dtypes[name]
         origins, wanted = rows.origin[places], rows.row[places]
@@ -131,7 +130,7 @@ class RevocabularyCheckpoint:
 
     def _average(
         self, rows: Rows, wanted: NDArray[np.int64], width: int, dtype: torch.dtype
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """The mean of some rows over the models that have them."""
         total = torch.zeros((len(wanted), width), dtype=dtype)
         count = torch.zeros((len(wanted), 1), dtype=dtype)
@@ -143,7 +142,7 @@ class RevocabularyCheckpoint:
                 count[at] += 1
         return total / count
 
-    def _mean(self, name: str, width: int) -> Tensor:
+    def _mean(self, name: str, width: int) -> torch.Tensor:
         """The mean of the rows that stand for tokens, [width]; made once, in a fixed order."""
         with self._lock:
             if name not in self._means:
@@ -179,7 +178,7 @@ def _reshaped(info: TensorInfo, rows: int) -> TensorInfo:
     return info._replace(shape=shape, begin=-1, nbytes=rows * width * SIZES[info.dtype])
 
 
-def _taken(giver: tuple[Checkpoint, str], rows: NDArray[np.int64], width: int) -> Tensor:
+def _taken(giver: tuple[Checkpoint, str], rows: NDArray[np.int64], width: int) -> torch.Tensor:
     """Some rows of a stored tensor, [rows, width]."""
     checkpoint, name = giver
     if not len(rows):
@@ -195,7 +194,7 @@ def _taken(giver: tuple[Checkpoint, str], rows: NDArray[np.int64], width: int) -
     return torch.cat([_taken(giver, run, width) for run in runs])
 
 
-def _folded(values: Tensor) -> Tensor:
+def _folded(values: torch.Tensor) -> torch.Tensor:
     """The sum over rows, by adding halves: the same on every machine, unlike a library's sum."""
     while len(values) > 1:
         half = (len(values) + 1) // 2

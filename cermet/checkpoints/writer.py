@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES, TORCH
 from cermet.checkpoints.header import encode_header
@@ -21,7 +23,8 @@ from cermet.core.errors import DiskError
 
 __all__ = ["Layout", "Shard", "ShardWriter", "Slot", "layout"]
 
-_HURRY = 128 << 20  # bytes after which the kernel is asked to begin with the disk
+_WORTH = 1 << 18  # bytes of a block that the disk is to begin with at once
+_HURRY = 128 << 20  # bytes of smaller blocks after which it is to begin with all that waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +146,28 @@ class ShardWriter:
         """The dtype of a tensor."""
         return TORCH[self.plan.slots[name].dtype]
 
-    def put(self, name: str, start: int, block: Tensor) -> None:
-        """Write a 1-D block of the tensor's dtype from flat element `start` on."""
-        shard, data = self._where[name], block.contiguous().view(torch.uint8).numpy().data
-        offset = shard.begins[name] + start * block.element_size()
+    def put(self, name: str, start: int, block: torch.Tensor | npt.NDArray[Any]) -> None:
+        """Write a 1-D block of the tensor's dtype from flat element `start` on.
+
+        Of what NumPy holds the bytes are taken, whatever it takes them for.
+        """
+        if not isinstance(block, np.ndarray):
+            block = block.contiguous().view(torch.uint8).numpy()
+        shard, data = self._where[name], block.view(np.uint8).data
+        offset = begin = shard.begins[name] + start * SIZES[self.plan.slots[name].dtype]
+        file = self._files[shard.file]
         while data:
-            written = os.pwrite(self._files[shard.file], data, offset)
+            written = os.pwrite(file, data, offset)
             data, offset = data[written:], offset + written
+        if block.nbytes >= _WORTH:
+            send(file, begin, block.nbytes)
+            return
         self._unsent += block.nbytes  # threads may lose a count: it only says when to hurry
         if self._unsent >= _HURRY:
             self._unsent = 0
-            send(self._files[shard.file])
+            send(file)
 
-    def view(self, name: str, start: int, stop: int) -> Tensor:
+    def view(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Flat elements [start, stop) of a tensor, mapped."""
         slot, shard = self.plan.slots[name], self._where[name]
         dtype = TORCH[slot.dtype]
@@ -189,12 +201,12 @@ def _sync_file_range() -> Callable[..., int] | None:
     return found
 
 
-def send(descriptor: int) -> None:
-    """Ask the kernel to begin writing to the disk what it holds of a file, without waiting."""
+def send(descriptor: int, offset: int = 0, count: int = 0) -> None:
+    """Ask the kernel to begin writing bytes of a file to the disk, or all, without waiting."""
     begin = _sync_file_range()
     if begin is not None:
-        zero, write = ctypes.c_int64(0), ctypes.c_uint(2)
-        begin(ctypes.c_int(descriptor), zero, zero, write)
+        part = ctypes.c_int64(offset), ctypes.c_int64(count)
+        begin(ctypes.c_int(descriptor), *part, ctypes.c_uint(2))
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -28,6 +28,7 @@ from cermet.cli.transplant import transplant
 from cermet.cli.verify import verify
 from cermet.cli.zoo import zoo
 from cermet.core.errors import CermetError
+from cermet.core.later import later
 
 __all__ = ["app", "main"]
 
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# What a codec takes is not known before torch is imported, so `compress` reads it itself.
+# What a codec takes is not known before all of them are imported, so `compress` reads it itself.
 _OPEN = {"ignore_unknown_options": True}
 for verb in (
     merge,
@@ -88,6 +89,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; every CermetError ends in one sentence and its exit code."""
+    later("torch")  # a second and more, which plans and many merges do not need
     signal.signal(signal.SIGTERM, _terminate)
     gc.set_threshold(_OBJECTS)
     try:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import Extra
 from cermet.core.errors import MismatchError
@@ -102,7 +101,7 @@ class Rounding:
     damping: float = 0.01
     ordered: bool = True
 
-    def grid(self, side: Tensor, bits: int, inputs: Tensor | None) -> Grid:
+    def grid(self, side: torch.Tensor, bits: int, inputs: torch.Tensor | None) -> Grid:
         """A factor on its grid: by GPTQ where the Gram matrix of its inputs is known."""
         side, kept = side.contiguous(), torch.float32 if self.exact else torch.bfloat16
         if inputs is None:
@@ -113,16 +112,20 @@ class Rounding:
 
 
 def encode_bands(
-    factors: tuple[Float[Tensor, "out rank"], Float[Tensor, "rank"], Float[Tensor, "in rank"]],
+    factors: tuple[
+        Float[torch.Tensor, "out rank"], Float[torch.Tensor, "rank"], Float[torch.Tensor, "in rank"]
+    ],
     bands: Bands,
     rounding: Rounding,
-    gram: Tensor | None = None,
-) -> dict[str, Tensor]:
+    gram: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
     """The parts of u diag(s) vᵀ; with a Gram matrix of the inputs by GPTQ, else to the nearest."""
     u, s, v = factors
     if gram is not None and tuple(gram.shape) != (len(v), len(v)):
         raise MismatchError(f"its Gram matrix is {list(gram.shape)}, not {[len(v), len(v)]}")
-    parts: dict[str, list[Tensor]] = {"sigma": [s[: sum(count for _, count in bands)].clone()]}
+    parts: dict[str, list[torch.Tensor]] = {
+        "sigma": [s[: sum(count for _, count in bands)].clone()]
+    }
     kept = torch.float32 if rounding.exact else torch.float16
     for bits, band in _slices(bands):
         sides = v[:, band].t(), u[:, band]
@@ -142,11 +145,13 @@ def encode_bands(
     return {name: torch.cat(held) for name, held in parts.items()}
 
 
-def _add(parts: dict[str, list[Tensor]], name: str, *held: Tensor) -> None:
+def _add(parts: dict[str, list[torch.Tensor]], name: str, *held: torch.Tensor) -> None:
     parts.setdefault(name, []).extend(held)
 
 
-def _inputs(inner: Grid, sizes: Tensor, gram: Tensor | None, group: int) -> Tensor | None:
+def _inputs(
+    inner: Grid, sizes: torch.Tensor, gram: torch.Tensor | None, group: int
+) -> torch.Tensor | None:
     """The Gram matrix of what U gets: the inputs after the rounded V and the singular values."""
     if gram is None:
         return None
@@ -155,14 +160,14 @@ def _inputs(inner: Grid, sizes: Tensor, gram: Tensor | None, group: int) -> Tens
 
 
 def decode_bands(
-    parts: Mapping[str, Tensor | None], sides: tuple[int, int], bands: Bands, group: int
-) -> Float[Tensor, "out in"]:
+    parts: Mapping[str, torch.Tensor | None], sides: tuple[int, int], bands: Bands, group: int
+) -> Float[torch.Tensor, "out in"]:
     """The matrix that the parts stand for; ValueError where they do not fit."""
     out, into = sides
     reader = _Reader(parts)
     sigma = reader.take("sigma", sum(count for _, count in bands))
     total = sigma.new_zeros(out, into)
-    columns: Tensor | None = None
+    columns: torch.Tensor | None = None
     for bits, band in _slices(bands):
         count = band.stop - band.start
         if bits == _WHOLE:
@@ -182,24 +187,26 @@ def decode_bands(
 class _Reader:
     """Takes the parts in the order in which they were put together."""
 
-    def __init__(self, parts: Mapping[str, Tensor | None]) -> None:
+    def __init__(self, parts: Mapping[str, torch.Tensor | None]) -> None:
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._at = dict.fromkeys(self._parts, 0)
 
-    def take(self, name: str, count: int) -> Tensor:
+    def take(self, name: str, count: int) -> torch.Tensor:
         if name not in self._parts or len(self._parts[name]) < self._at[name] + count:
             raise ValueError(f"its {name} are cut short")
         start = self._at[name]
         self._at[name] = start + count
         return self._parts[name][start : start + count]
 
-    def order(self, count: int) -> Tensor:
+    def order(self, count: int) -> torch.Tensor:
         found = self.take("order", count).long()
         if not torch.equal(found.sort().values, torch.arange(count, device=found.device)):
             raise ValueError("its order is not one of its columns")
         return found
 
-    def grid(self, bits: int, rows: int, columns: int, group: int, order: Tensor | None) -> Grid:
+    def grid(
+        self, bits: int, rows: int, columns: int, group: int, order: torch.Tensor | None
+    ) -> Grid:
         grids = rows * _groups(columns, group)
         codes = unpack(self.take("codes", packed_size(rows * columns, bits)), bits, rows * columns)
         zeros = unpack(self.take("zeros", packed_size(grids, bits)), bits, grids)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import codec
 from cermet.core.registry import Sum
@@ -14,11 +13,11 @@ from cermet.core.types import Place
 from cermet.maths.packing import pack, packed_size, unpack
 
 
-def _sizes(deltas: Float[Tensor, "1 *block"]) -> Float[Tensor, "1 *block"]:
+def _sizes(deltas: Float[torch.Tensor, "1 *block"]) -> Float[torch.Tensor, "1 *block"]:
     return deltas.abs()
 
 
-def _scale(*, total: Tensor, place: Place) -> dict[str, float]:
+def _scale(*, total: torch.Tensor, place: Place) -> dict[str, float]:
     return {"scale": float((total[0] / max(1, _numel(place))).float())}
 
 
@@ -30,7 +29,7 @@ def _bytes(*, place: Place) -> int:
     return packed_size(_numel(place), 1)
 
 
-def _decode(*, count: int, signs: Tensor, scale: float) -> Float[Tensor, "count"]:
+def _decode(*, count: int, signs: torch.Tensor, scale: float) -> Float[torch.Tensor, "count"]:
     return unpack(signs, 1, count).float().mul_(2 * scale).sub_(scale)
 
 
@@ -43,7 +42,7 @@ def _decode(*, count: int, signs: Tensor, scale: float) -> Float[Tensor, "count"
     size=_bytes,
     workspace=4.0,
 )
-def bitdelta(delta: Float[Tensor, "count"]) -> Mapping[str, Tensor]:
+def bitdelta(delta: Float[torch.Tensor, "count"]) -> Mapping[str, torch.Tensor]:
     """The sign of every weight's change, and one size of change for each matrix.
 
     Maths       bit = 1 where δ ≥ 0, else 0;  α = mean |δ|;  δ̂ = α · (2 · bit − 1)

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import codec
 from cermet.core.registry import Kth, Sum
@@ -21,7 +20,7 @@ def _everything(*, place: Place) -> bool:
     return True
 
 
-def _moments(deltas: Float[Tensor, "1 *block"]) -> Float[Tensor, "3 *block"]:
+def _moments(deltas: Float[torch.Tensor, "1 *block"]) -> Float[torch.Tensor, "3 *block"]:
     return torch.cat([torch.ones_like(deltas), deltas, deltas.square()])
 
 
@@ -30,12 +29,16 @@ def _rank(*, density: float, numel: int) -> list[list[int]]:
     return [[min(numel, int(density * numel) + 1)]]
 
 
-def _kept(deltas: Float[Tensor, "1 *block"], *, cutoff: Cutoff) -> Float[Tensor, "2 *block"]:
+def _kept(
+    deltas: Float[torch.Tensor, "1 *block"], *, cutoff: Cutoff
+) -> Float[torch.Tensor, "2 *block"]:
     trimmed = trim(deltas, cutoff.with_ties())
     return torch.cat([trimmed, (trimmed != 0).float()])
 
 
-def _alpha(*, moments: Tensor, kept: Tensor, alpha: float, magnitude: str) -> dict[str, float]:
+def _alpha(
+    *, moments: torch.Tensor, kept: torch.Tensor, alpha: float, magnitude: str
+) -> dict[str, float]:
     count, total, squares = (float(m) for m in moments)
     if magnitude == "mean":
         size = float(kept[0]) / max(1.0, float(kept[1]))
@@ -45,11 +48,11 @@ def _alpha(*, moments: Tensor, kept: Tensor, alpha: float, magnitude: str) -> di
     return {"size": float(torch.tensor(size, dtype=torch.float32))}
 
 
-def _bound(*, moments: Tensor, kept: Tensor) -> float:
+def _bound(*, moments: torch.Tensor, kept: torch.Tensor) -> float:
     return entropy(float(kept[1]) / max(1.0, float(moments[0])))
 
 
-def _decode(*, count: int, ternary: Tensor, size: float) -> Float[Tensor, "count"]:
+def _decode(*, count: int, ternary: torch.Tensor, size: float) -> Float[torch.Tensor, "count"]:
     return decode_ternary(ternary, count).mul_(size)
 
 
@@ -69,13 +72,13 @@ def _decode(*, count: int, ternary: Tensor, size: float) -> Float[Tensor, "count
     workspace=16.0,
 )
 def compeft(
-    delta: Float[Tensor, "count"],
+    delta: Float[torch.Tensor, "count"],
     *,
     cutoff: Cutoff,
     density: float = 0.2,
     alpha: float = 1.0,
     magnitude: Literal["deviation", "mean"] = "deviation",
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """The signs of the model's largest changes, all of one size, in a Golomb-Rice code.
 
     Maths       δ̂ = α · s · sgn δ where |δ| is among the largest d of the whole model, else 0;

@@ -7,12 +7,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import codec
 from cermet.core.types import Place
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def _everything(*, place: Place) -> bool:
@@ -20,8 +17,8 @@ def _everything(*, place: Place) -> bool:
 
 
 def _decode(
-    *, count: int, values: Tensor, noise: Float[Tensor, "count"], density: float
-) -> Float[Tensor, "count"]:
+    *, count: int, values: torch.Tensor, noise: Float[torch.Tensor, "count"], density: float
+) -> Float[torch.Tensor, "count"]:
     found = torch.zeros(count, device=values.device)
     found[noise < density] = values.float()
     return found
@@ -35,13 +32,13 @@ def _decode(
     limits={"density": (0.0, 1.0)},
 )
 def dare_sparse(
-    delta: Float[Tensor, "count"],
+    delta: Float[torch.Tensor, "count"],
     *,
-    noise: Float[Tensor, "count"],
+    noise: Float[torch.Tensor, "count"],
     density: float = 0.1,
     rescale: bool = True,
     precision: Literal["bfloat16", "float32"] = "bfloat16",
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """Changes kept at random and made larger to make up for the rest; a seed says which.
 
     Maths       m ~ Bernoulli(d) of the seed;  δ̂ = m · δ / d
@@ -59,4 +56,4 @@ def dare_sparse(
     kept = delta[noise < density]
     if rescale and density > 0:
         kept = kept / density
-    return {"values": kept.to(_DTYPES[precision])}
+    return {"values": kept.to(getattr(torch, precision))}

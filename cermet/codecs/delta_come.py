@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.codecs.bands import (
     GRAM,
@@ -50,12 +50,12 @@ def _one(*, bits: float | None, at_2: int | None) -> str | None:
 def _decode(
     *,
     place: Place,
-    sigma: Tensor,
-    codes: Tensor | None,
-    zeros: Tensor | None,
-    scales: Tensor | None,
-    whole: Tensor | None,
-    order: Tensor | None,
+    sigma: torch.Tensor,
+    codes: torch.Tensor | None,
+    zeros: torch.Tensor | None,
+    scales: torch.Tensor | None,
+    whole: torch.Tensor | None,
+    order: torch.Tensor | None,
     group: int,
     bits: float | None,
     at_16: int,
@@ -63,7 +63,7 @@ def _decode(
     at_4: int,
     at_3: int,
     at_2: int | None,
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     parts = {"sigma": sigma, "codes": codes, "zeros": zeros, "scales": scales, "whole": whole,
              "order": order}  # fmt: skip
     bands = _bands(place=place, bits=bits, at_16=at_16, at_8=at_8, at_4=at_4, at_3=at_3, at_2=at_2)
@@ -84,11 +84,11 @@ def _decode(
     },
 )  # fmt: skip
 def delta_come(
-    delta: Float[Tensor, "rows columns"],
+    delta: Float[torch.Tensor, "rows columns"],
     *,
     place: Place,
-    gram: Mapping[str, Tensor] | None,
-    factors: Mapping[str, Tensor] | None,
+    gram: Mapping[str, torch.Tensor] | None,
+    factors: Mapping[str, torch.Tensor] | None,
     bits: float | None = None,
     at_16: int = 0,
     at_8: int = 2,
@@ -99,7 +99,7 @@ def delta_come(
     act_order: bool = True,
     damping: float = 0.01,
     exact: bool = False,
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """Singular vectors of each matrix in few bits, the leading ones in more.
 
     Maths       δ = U Σ Vᵀ;  δ̂ = Σ over bands of Q(U) Σ Q(V)ᵀ, the leading band in 8 bits, then 3,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.codecs.bands import (
     GRAM,
@@ -47,11 +47,11 @@ def _size(
 def _decode(
     *,
     place: Place,
-    sigma: Tensor,
-    codes: Tensor | None,
-    zeros: Tensor | None,
-    scales: Tensor | None,
-    order: Tensor | None,
+    sigma: torch.Tensor,
+    codes: torch.Tensor | None,
+    zeros: torch.Tensor | None,
+    scales: torch.Tensor | None,
+    order: torch.Tensor | None,
     group: int,
     attention_8: int,
     attention_4: int,
@@ -59,7 +59,7 @@ def _decode(
     mlp_8: int,
     mlp_4: int,
     mlp_2: int,
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     parts = {"sigma": sigma, "codes": codes, "zeros": zeros, "scales": scales, "order": order}
     bands = _bands(
         place=place, attention_8=attention_8, attention_4=attention_4, attention_2=attention_2,
@@ -81,11 +81,11 @@ def _decode(
     },
 )  # fmt: skip
 def graftllm(
-    delta: Float[Tensor, "rows columns"],
+    delta: Float[torch.Tensor, "rows columns"],
     *,
     place: Place,
-    gram: Mapping[str, Tensor] | None,
-    factors: Mapping[str, Tensor] | None,
+    gram: Mapping[str, torch.Tensor] | None,
+    factors: Mapping[str, torch.Tensor] | None,
     attention_8: int = 20,
     attention_4: int = 180,
     attention_2: int = 800,
@@ -96,7 +96,7 @@ def graftllm(
     act_order: bool = True,
     damping: float = 0.01,
     exact: bool = False,
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """A SkillPack: singular vectors in 8, 4 and 2 bits, more of them for the MLP.
 
     Maths       as delta_come, with the bands 8, 4 and 2

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.codecs.grouped import bytes_of, grouped
 from cermet.maths.groups import from_groups, to_groups
@@ -15,13 +14,15 @@ from cermet.maths.packing import pack, unpack
 _MIDDLE = 8  # what is added so that no code is negative
 
 
-def _decode(*, count: int, codes: Tensor, scales: Tensor, group: int) -> Float[Tensor, "count"]:
+def _decode(
+    *, count: int, codes: torch.Tensor, scales: torch.Tensor, group: int
+) -> Float[torch.Tensor, "count"]:
     numbers = unpack(codes, 4, count).to(torch.int8).sub_(_MIDDLE)
     return from_groups(numbers, scales, group)
 
 
 @grouped(decode=_decode, size=bytes_of(4))
-def int4(delta: Float[Tensor, "count"], *, group: int = 64) -> Mapping[str, Tensor]:
+def int4(delta: Float[torch.Tensor, "count"], *, group: int = 64) -> Mapping[str, torch.Tensor]:
     """Every weight's change in 4 bits, with a scale for each group of weights.
 
     Maths       s = max |δ| / 7 in each group, in bfloat16;  δ̂ = s · round(δ / s)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.codecs.grouped import bytes_of, grouped
 from cermet.maths.groups import from_groups, to_groups
 
 
-def _decode(*, codes: Tensor, scales: Tensor, group: int) -> Float[Tensor, "count"]:
+def _decode(
+    *, codes: torch.Tensor, scales: torch.Tensor, group: int
+) -> Float[torch.Tensor, "count"]:
     return from_groups(codes, scales, group)
 
 
 @grouped(decode=_decode, size=bytes_of(8))
-def int8(delta: Float[Tensor, "count"], *, group: int = 128) -> Mapping[str, Tensor]:
+def int8(delta: Float[torch.Tensor, "count"], *, group: int = 128) -> Mapping[str, torch.Tensor]:
     """Every weight's change in 8 bits, with a scale for each group of weights.
 
     Maths       s = max |δ| / 127 in each group, in bfloat16;  δ̂ = s · round(δ / s)

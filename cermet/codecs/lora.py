@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.codecs.triplets import FACTORS, triplets
 from cermet.core.codec import codec, projections
@@ -23,7 +22,9 @@ def _turned(place: Place) -> bool:
     return place.transposed or place.role is Role.EMBEDDING
 
 
-def _decode(*, place: Place, A: Tensor, B: Tensor) -> Float[Tensor, "rows columns"]:
+def _decode(
+    *, place: Place, A: torch.Tensor, B: torch.Tensor
+) -> Float[torch.Tensor, "rows columns"]:
     product = B.float() @ A.float()
     return product.t() if _turned(place) else product
 
@@ -39,16 +40,16 @@ def _decode(*, place: Place, A: Tensor, B: Tensor) -> Float[Tensor, "rows column
     limits={"rank": (1, None), "epsilon": (0.0, None)},
 )
 def lora(
-    delta: Float[Tensor, "rows columns"],
+    delta: Float[torch.Tensor, "rows columns"],
     *,
     place: Place,
     dtype: torch.dtype,
-    factors: Mapping[str, Tensor] | None,
+    factors: Mapping[str, torch.Tensor] | None,
     rank: int = 128,
     epsilon: float = 0.0,
     distribute: bool = True,
     vocabulary: bool = False,
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """A LoRA adapter of the best low rank of each matrix, which PEFT loads.
 
     Maths       δ = U Σ Vᵀ, cut to a rank;  B = U √Σ, A = √Σ Vᵀ;  δ̂ = B A, with α = r

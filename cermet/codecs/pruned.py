@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import codec
 from cermet.core.registry import Kth
@@ -15,8 +14,6 @@ from cermet.core.types import Place
 from cermet.maths.rice import decode_ternary, encode_ternary
 from cermet.maths.select import Cutoff
 from cermet.maths.sparsify import magnitudes, trim
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def _everything(*, place: Place) -> bool:
@@ -28,7 +25,9 @@ def _rank(*, density: float, numel: int) -> list[list[int]]:
     return [[min(numel, int(density * numel) + 1)]]
 
 
-def _decode(*, count: int, ternary: Tensor, sizes: Tensor) -> Float[Tensor, "count"]:
+def _decode(
+    *, count: int, ternary: torch.Tensor, sizes: torch.Tensor
+) -> Float[torch.Tensor, "count"]:
     found = decode_ternary(ternary, count)
     places = found != 0
     if int(places.sum()) != len(sizes):
@@ -46,12 +45,12 @@ def _decode(*, count: int, ternary: Tensor, sizes: Tensor) -> Float[Tensor, "cou
     workspace=16.0,
 )
 def pruned(
-    delta: Float[Tensor, "count"],
+    delta: Float[torch.Tensor, "count"],
     *,
     cutoff: Cutoff,
     density: float = 0.1,
     precision: Literal["bfloat16", "float32"] = "bfloat16",
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """The model's largest changes as they are, at places in a Golomb-Rice code.
 
     Maths       δ̂ = δ where |δ| is among the largest d of the whole model, else 0
@@ -67,5 +66,5 @@ def pruned(
     """
     kept = trim(delta[None], cutoff.with_ties())[0]
     signs = kept.sign().to(torch.int8)
-    sizes = kept[signs != 0].abs().to(_DTYPES[precision])
+    sizes = kept[signs != 0].abs().to(getattr(torch, precision))
     return {"ternary": encode_ternary(signs), "sizes": sizes}

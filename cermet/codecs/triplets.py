@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import Extra
 from cermet.core.errors import MismatchError
@@ -27,14 +27,20 @@ def sides(place: Place) -> tuple[int, int]:
     return (columns, rows) if place.transposed else (rows, columns)
 
 
-def oriented(delta: Float[Tensor, "rows columns"], place: Place) -> Float[Tensor, "out in"]:
+def oriented(
+    delta: Float[torch.Tensor, "rows columns"], place: Place
+) -> Float[torch.Tensor, "out in"]:
     """A matrix as [out, in], and back."""
     return delta.t() if place.transposed else delta
 
 
 def triplets(
-    matrix: Float[Tensor, "out in"], rank: int, given: Mapping[str, Tensor] | None = None
-) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank"], Float[Tensor, "in rank"]]:
+    matrix: Float[torch.Tensor, "out in"],
+    rank: int,
+    given: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[
+    Float[torch.Tensor, "out rank"], Float[torch.Tensor, "rank"], Float[torch.Tensor, "in rank"]
+]:
     """u, s, v of the best approximation u diag(s) vᵀ of a rank; `given` holds them if known.
 
     The largest entry of each column of u is positive, the first of equal ones. MismatchError
@@ -57,13 +63,13 @@ def triplets(
     return (u * signs).contiguous(), sizes.float(), (v * signs).contiguous()
 
 
-def _divisor(sizes: Tensor) -> Tensor:
+def _divisor(sizes: torch.Tensor) -> torch.Tensor:
     return sizes.masked_fill(sizes == 0, 1.0).float()
 
 
 def _checked(
-    matrix: Tensor, rank: int, given: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+    matrix: torch.Tensor, rank: int, given: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     u, s, v = (given[ending].float() for ending in FACTORS.endings)
     held = len(s) if s.ndim == 1 else -1
     if (tuple(u.shape), tuple(v.shape)) != ((matrix.shape[0], held), (matrix.shape[1], held)):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.codec import codec, matrices
 from cermet.core.types import Place
@@ -22,7 +21,7 @@ def _size(*, place: Place, density: float, itemsize: int) -> int:
     return itemsize * _rank(place, density) * sum(place.shape)
 
 
-def _decode(*, left: Tensor, right: Tensor) -> Float[Tensor, "rows columns"]:
+def _decode(*, left: torch.Tensor, right: torch.Tensor) -> Float[torch.Tensor, "rows columns"]:
     return left.float() @ right.float()
 
 
@@ -36,12 +35,12 @@ def _decode(*, left: Tensor, right: Tensor) -> Float[Tensor, "rows columns"]:
     limits={"density": (0.0, 1.0)},
 )
 def tsv_compress(
-    delta: Float[Tensor, "rows columns"],
+    delta: Float[torch.Tensor, "rows columns"],
     *,
     place: Place,
     dtype: torch.dtype,
     density: float = 0.125,
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """The leading singular triplets of each matrix, as two thin ones.
 
     Maths       δ = Σⱼ σⱼ uⱼ vⱼᵀ;  δ̂ = the first p of them, p = ⌊d · min(rows, columns)⌋

@@ -16,14 +16,15 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["digest_bytes", "digest_hex", "sha256_hex"]
+__all__ = ["digest_bytes", "digest_hex", "lane_constants", "sha256_hex"]
 
 _LANES = 16_384  # lanes of one row of constants: 128 KiB of data
 _MASK = (1 << 64) - 1
 
 
 @cache
-def _lane_constants() -> npt.NDArray[np.uint64]:
+def lane_constants() -> npt.NDArray[np.uint64]:
+    """What the lanes of a row are multiplied by."""
     words = np.random.Philox(key=0xCE12_4E7).random_raw(_LANES)
     return np.asarray(words, dtype=np.uint64) | np.uint64(1)
 
@@ -54,7 +55,7 @@ def digest_bytes(data: npt.NDArray[np.uint8], offset: int) -> int:
     total = _ragged(lanes[:lead], lane) + _ragged(lanes[lanes.size - tail :], (row + rows) * _LANES)
     whole = lanes[lead : lanes.size - tail].reshape(rows, _LANES)
     # einsum has vector instructions for integers, which dot lacks.
-    sums: list[int] = np.einsum("rl,l->r", whole, _lane_constants()).tolist()
+    sums: list[int] = np.einsum("rl,l->r", whole, lane_constants()).tolist()
     total += sum(part * _row_constant(r) for r, part in enumerate(sums, row))
     return total & _MASK
 
@@ -64,7 +65,7 @@ def _ragged(lanes: npt.NDArray[np.uint64], lane: int) -> int:
     if not lanes.size:
         return 0
     row, column = divmod(lane, _LANES)
-    part = np.einsum("l,l->", lanes, _lane_constants()[column : column + lanes.size])
+    part = np.einsum("l,l->", lanes, lane_constants()[column : column + lanes.size])
     return int(part) * _row_constant(row)
 
 

@@ -39,12 +39,27 @@ class Stream:
     def draw(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
         """Draws of the positions [start, stop), each uniform over 0 .. 65,535."""
         first, last = start // _DRAWS_PER_WORD, -(-stop // _DRAWS_PER_WORD)
-        if first != self._position:
-            self._generator.advance((first - self._position) % _PERIOD)
+        self._go(first)
         words = np.asarray(self._generator.random_raw(last - first), dtype="<u8")
         self._position = last
         offset = start - first * _DRAWS_PER_WORD
         return words.view(np.uint16)[offset : offset + stop - start]
+
+    def state(self, start: int) -> tuple[int, int] | None:
+        """State and increment from which the draws of the positions from `start` on are made.
+
+        None where that position is not the first one of a word.
+        """
+        if start % _DRAWS_PER_WORD:
+            return None
+        self._go(start // _DRAWS_PER_WORD)
+        known = self._generator.state["state"]
+        return known["state"], known["inc"]
+
+    def _go(self, word: int) -> None:
+        if word != self._position:
+            self._generator.advance((word - self._position) % _PERIOD)
+            self._position = word
 
 
 Streams = Mapping[str, Sequence[Stream]]

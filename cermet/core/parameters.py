@@ -47,6 +47,18 @@ class Parameter:
         return self.default is _MISSING
 
 
+def _evaluated(function: Callable[..., Any], note: Any) -> Any:
+    """An annotation; only those of parameters are evaluated, since others need torch."""
+    if not isinstance(note, str):
+        return note
+    try:
+        return eval(note, inspect.unwrap(function).__globals__)
+    except Exception as error:
+        raise MethodError(
+            f"The annotation '{note}' of '{function.__name__}' cannot be evaluated: {error}."
+        ) from error
+
+
 def parameters_of(
     function: Callable[..., Any], derived: set[str], limits: Mapping[str, Limits]
 ) -> dict[str, Parameter]:
@@ -55,12 +67,12 @@ def parameters_of(
     Raises MethodError where one has an annotation that no parameter can have.
     """
     found: dict[str, Parameter] = {}
-    for argument, spec in inspect.signature(function, eval_str=True).parameters.items():
+    for argument, spec in inspect.signature(function).parameters.items():
         if spec.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if argument in derived or argument in _ENGINE_ONLY:
             continue
-        note = spec.annotation
+        note = _evaluated(function, spec.annotation)
         per_model = note == PerModel
         options = getattr(note, "__args__", ())
         optional = not per_model and type(None) in options

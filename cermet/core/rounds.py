@@ -39,12 +39,23 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Sum(Round):
-    """Sums of `of` over the tensor: a float64 tensor [...]."""
+    """Sums of `of` over the tensor: a float64 tensor [...].
+
+    arrays: a NumPy array in its place, for a fit that needs no torch. Where that goes for all of
+    a method, and its values are ones that the compiled kernels make, torch is never imported.
+    """
+
+    arrays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Gram(Round):
-    """Inner products between the models over the tensor: a float64 tensor [models, models]."""
+    """Inner products between the models over the tensor: a float64 tensor [models, models].
+
+    arrays: as for a Sum.
+    """
+
+    arrays: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-__all__ = ["Grain", "On", "Place", "Position", "Role"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Doubles", "Grain", "On", "Place", "Position", "Role"]
+
+Doubles = npt.NDArray[np.float64]
 
 Grain = Literal["element", "row", "column", "matrix", "tensor"]
 """The smallest piece on which a method's maths is exact.

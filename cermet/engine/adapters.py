@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES, TORCH
 from cermet.checkpoints.reader import Checkpoint, MemoryCheckpoint
@@ -37,7 +36,7 @@ __all__ = ["FileSink", "Made", "MemorySink", "merge_adapters_into", "slots_of_ad
 class Sink(Protocol):
     """Where finished tensors go."""
 
-    def put(self, name: str, tensor: Tensor) -> None:
+    def put(self, name: str, tensor: torch.Tensor) -> None:
         """Take a whole tensor, of its final dtype and shape, on the CPU."""
 
 
@@ -45,9 +44,9 @@ class MemorySink:
     """Keeps the tensors."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
 
-    def put(self, name: str, tensor: Tensor) -> None:
+    def put(self, name: str, tensor: torch.Tensor) -> None:
         """Keep a tensor."""
         self.tensors[name] = tensor
 
@@ -58,7 +57,7 @@ class FileSink:
     def __init__(self, writer: ShardWriter) -> None:
         self._writer = writer
 
-    def put(self, name: str, tensor: Tensor) -> None:
+    def put(self, name: str, tensor: torch.Tensor) -> None:
         """Write a tensor."""
         self._writer.put(name, 0, tensor.reshape(-1))
 
@@ -170,7 +169,7 @@ def _check_finite(plan: AdapterPlan) -> None:
                 refuse_non_finite(Input(source, name), tensor.reshape(-1), 0)
 
 
-def _whole(plan: AdapterPlan, whole: Whole) -> Tensor:
+def _whole(plan: AdapterPlan, whole: Whole) -> torch.Tensor:
     """A tensor that one adapter has; the mean where several have different ones."""
     held = [plan.adapters[i].replaced[whole.name] for i in whole.owners]
     if all(torch.equal(held[0], other) for other in held[1:]):
@@ -196,7 +195,7 @@ class _Run:
         self.plan, self.options, self.made = plan, options, Made()
         self._sink, self._progress, self._lock = sink, progress, threading.Lock()
 
-    def take(self, name: str, tensor: Tensor, dtype: str) -> None:
+    def take(self, name: str, tensor: torch.Tensor, dtype: str) -> None:
         """Round a finished tensor once, and pass it on."""
         wide = tensor.detach().to("cpu")
         rounded = wide.to(TORCH[dtype]).contiguous()
@@ -220,7 +219,7 @@ class _Run:
         for name, tensor, shape in zip(_names(self.plan, task), tensors, task.shapes, strict=True):
             self.take(name, tensor.reshape(shape), task.dtype)
 
-    def bias(self, task: AdapterTask, bias: Tensor) -> None:
+    def bias(self, task: AdapterTask, bias: torch.Tensor) -> None:
         """Take the bias of one module's b, whose scale is the module's."""
         self.take(_bias_name(self.plan, task), bias, task.dtype)
 
@@ -229,7 +228,7 @@ class _Run:
         plan, workers = self.plan, _workers(self.plan, self.options)
         device = self.options.device
         checkpoints = tuple(Deltas(adapter, plan.tasks, device) for adapter in plan.adapters)
-        seed, biases = plan.recipe.seed, dict[str, Tensor]()
+        seed, biases = plan.recipe.seed, dict[str, torch.Tensor]()
         chosen = plan.tasks if plan.method.whole else tasks
         weights = self._in_span(chosen) if plan.in_span else self._whole(chosen, checkpoints)
 
@@ -316,7 +315,7 @@ class _FactorJob:
             ]
             self._run.bias(task, torch.stack(parts).sum(dim=0))
 
-    def _draws(self, member: int, what: str, shape: tuple[int, ...]) -> Tensor:
+    def _draws(self, member: int, what: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Uniform numbers in [0, 1), by seed, module, adapter and what they are for."""
         name = f"{self._task.module}.{what}"
         stream = Stream(self._run.plan.recipe.seed, name, self._task.members[member])

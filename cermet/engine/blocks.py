@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from cermet.checkpoints.dtypes import TORCH
+from cermet.checkpoints.reader import SafetensorsCheckpoint
 from cermet.core.noise import RESOLUTION, Stream, Streams
 from cermet.core.registry import Method, call
 from cermet.engine.geometry import Geometry
 from cermet.maths import native
+from cermet.maths.native.compiled import kernels
 
 __all__ = ["Blocks", "Input", "Source"]
 
@@ -27,7 +29,7 @@ class Source(Protocol):
     @property
     def exact(self) -> bool: ...
 
-    def block(self, name: str, start: int, stop: int) -> Tensor:
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Flat elements [start, stop) of a tensor, in its stored dtype."""
 
 
@@ -51,8 +53,8 @@ class Blocks:
         base: Input | None,
         minus: Sequence[Input | None],
         seed: int,
-        noise: Tensor | None,
-        dtype: torch.dtype | None,
+        noise: torch.Tensor | None,
+        dtype: str | None,
         device: str,
         cache: int,
         needs: Mapping[str, Sequence[Input]] | None = None,
@@ -63,12 +65,43 @@ class Blocks:
         self.needs = {name: tuple(given) for name, given in (needs or {}).items()}
         self._squares = dict(squares or {})  # elements of a matrix's statistic that is square
         self.seed, self.noise = seed, noise
-        self.dtype, self.device = dtype, torch.device(device)
+        self._dtype, self._device = dtype, device
+        self._files, self._kind = self._stored_alike()
         # Masks are kept as bits from the first pass that makes them, if they fit; a GPU makes
         # them again faster than it could send them away and back.
         fits = len(self.inputs) * cut.numel // 8 <= cache
-        self._keep = fits and self.device.type == "cpu" and bool(method.rounds)
+        self._keep = fits and device == "cpu" and bool(method.rounds)
         self._masks: dict[tuple[int, int], native.Bits] = {}
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the recipe has its inputs cast to."""
+        return None if self._dtype is None else TORCH[self._dtype]
+
+    @property
+    def device(self) -> torch.device:
+        """Where blocks are worked on."""
+        return torch.device(self._device)
+
+    def _stored_alike(self) -> tuple[list[tuple[SafetensorsCheckpoint, str]], str]:
+        """Where all inputs (and the base) stand in files, and their dtype.
+
+        Nothing where they cannot be worked on just as they stand there.
+        """
+        given = [(i.source, i.name) for i in self.weights()]
+        files = [(s, name) for s, name in given if isinstance(s, SafetensorsCheckpoint)]
+        kinds = {source.tensors[name].dtype for source, name in files}
+        kind = kinds.pop() if len(kinds) == 1 else ""
+        elsewhere = self.minus or self.cut.grain == "column" or self._device != "cpu"
+        if elsewhere or len(files) < len(given) or self._dtype not in (None, kind):
+            return [], ""
+        return files, kind
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the compiled kernels read all that a method of this tensor reads from files."""
+        read = self._kind in native.KINDS and kernels() is not None
+        return read and not self.needs and self.noise is None
 
     def weights(self) -> tuple[Input, ...]:
         """Every tensor of a model that is read."""
@@ -84,12 +117,12 @@ class Blocks:
         named = [(i, *self.part(n, start, stop)) for n, given in self.needs.items() for i in given]
         return [*((i, start, stop) for i in self.weights()), *named]
 
-    def read(self, given: Input, start: int, stop: int) -> Tensor:
+    def read(self, given: Input, start: int, stop: int) -> torch.Tensor:
         """Elements of a model's tensor in the dtype of the recipe; columns come as rows."""
         raw = self._stored(given, start, stop)
         return raw if self.dtype is None else raw.to(self.dtype)
 
-    def statistic(self, name: str, start: int, stop: int) -> Tensor:
+    def statistic(self, name: str, start: int, stop: int) -> torch.Tensor:
         """The block of a statistic, float32 [its files, *block]."""
         files = self.needs[name]
         if name in self._squares:
@@ -101,7 +134,7 @@ class Blocks:
             row.copy_(raw if raw.ndim == row.ndim else self._shaped(raw))
         return shaped
 
-    def _square(self, name: str, start: int, stop: int) -> Tensor:
+    def _square(self, name: str, start: int, stop: int) -> torch.Tensor:
         """The statistic of a whole matrix: float32 [its files, inputs, inputs]."""
         begin, end = self.part(name, start, stop)
         side = math.isqrt(end - begin)
@@ -115,7 +148,7 @@ class Blocks:
             return start, stop
         return start // self.cut.unit * size, stop // self.cut.unit * size
 
-    def _stored(self, given: Input, start: int, stop: int) -> Tensor:
+    def _stored(self, given: Input, start: int, stop: int) -> torch.Tensor:
         """Elements of an input as they are stored; columns come as rows."""
         cut = self.cut
         if cut.grain != "column" or cut.length is None:
@@ -126,23 +159,25 @@ class Blocks:
         # As it is stored: torch converts before it sends, which would send more bytes to a GPU.
         return raw.to(self.device)
 
-    def _shaped(self, flat: Tensor) -> Tensor:
+    def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
         length = self.cut.length
         return flat if length is None else flat.view(*flat.shape[:-1], -1, length)
 
-    def _float(self, given: Input, start: int, stop: int) -> Tensor:
+    def _float(self, given: Input, start: int, stop: int) -> torch.Tensor:
         """One input in float32 on the device, in the shape that the method sees."""
         raw = self.read(given, start, stop).to(torch.float32)
         return raw if self.cut.grain == "column" else self._shaped(raw)
 
-    def load(self, start: int, stop: int) -> tuple[Tensor, Tensor | None, float | None]:
+    def load(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None, float | None]:
         """The block that the method sees, float32 [models, *block], and the base to add back.
 
         The third is the largest magnitude of the block, where it is known already.
         """
         deltas = self.stored(start, stop)
         if deltas is not None:
-            block, wide, most = deltas.made()
+            block = torch.empty(deltas.count, deltas.numel)
+            wide = torch.empty(deltas.numel if self.base is not None else 0)
+            most = deltas.fill(block, wide)
             return self._shaped(block), None if self.base is None else self._shaped(wide), most
         count = len(self.inputs)
         block = torch.empty(count, stop - start, dtype=torch.float32, device=self.device)
@@ -162,14 +197,18 @@ class Blocks:
 
     def stored(self, start: int, stop: int) -> native.Deltas | None:
         """A block as the compiled kernels read it; None where they cannot."""
-        if self.minus or self.cut.grain == "column" or self.device.type != "cpu":
+        if self._kind in native.KINDS:
+            places = [native.Place(*source.place(name, start)) for source, name in self._files]
+            based = self.base is not None
+            return native.in_files(places, self._kind, stop - start, start, based=based)
+        if self.minus or self.cut.grain == "column" or self._device != "cpu":
             return None
         base = None if self.base is None else self.read(self.base, start, stop)
         return native.stored([self.read(given, start, stop) for given in self.inputs], base)
 
     def fold(
         self, coefficients: Sequence[float], start: int, stop: int
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Σ cᵢxᵢ of a block, model by model, and the base to add back.
 
         The bits of `weighted_sum` on what `load` gives, in a fraction of its memory: what
@@ -191,7 +230,7 @@ class Blocks:
                 room = self._room(start, stop) if len(self.inputs) > 1 else room
         return total, base
 
-    def _room(self, start: int, stop: int) -> Tensor:
+    def _room(self, start: int, stop: int) -> torch.Tensor:
         return self._shaped(torch.empty(stop - start, dtype=torch.float32, device=self.device))
 
     def _counts(self) -> dict[str, int]:
@@ -207,7 +246,7 @@ class Blocks:
             for step, (argument, count) in enumerate(self._counts().items())
         }
 
-    def draws(self, streams: Streams, argument: str, start: int, stop: int) -> Tensor:
+    def draws(self, streams: Streams, argument: str, start: int, stop: int) -> torch.Tensor:
         """Uniform numbers in [0, 1) for every position of a block, of each model or of one."""
         if self.noise is not None:
             return self._given_draws(self.noise, argument, start, stop)
@@ -219,7 +258,9 @@ class Blocks:
             uniform.add_(RESOLUTION // 2).mul_(1.0 / RESOLUTION)
         return self._shaped(uniform.to(self.device))
 
-    def _given_draws(self, noise: Tensor, argument: str, start: int, stop: int) -> Tensor:
+    def _given_draws(
+        self, noise: torch.Tensor, argument: str, start: int, stop: int
+    ) -> torch.Tensor:
         """As `draws`, from what a caller gives: the draws of every argument, one after another."""
         counts, cut = self._counts(), self.cut
         before = list(counts).index(argument)
@@ -234,20 +275,20 @@ class Blocks:
 
     def mask(
         self,
-        block: Tensor,
+        block: torch.Tensor,
         known: Mapping[str, Any],
         streams: Streams,
         start: int,
         stop: int,
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """The method's mask of a block: made once, then unpacked from its bits."""
         kept = self._masks.get((start, stop))
-        if kept is not None:
+        if kept is not None and kept.above is None:
             return _unpacked(kept, block.shape)
         assert self.method.mask is not None
         if self.method.noise:
             known = {**known, "noise": self.draws(streams, "noise", start, stop)}
-        mask: Tensor = call(self.method.mask, block, **known)
+        mask: torch.Tensor = call(self.method.mask, block, **known)
         if self._keep:
             self._masks[start, stop] = _packed(mask)
         return mask
@@ -263,12 +304,12 @@ class Blocks:
         return made
 
 
-def _packed(mask: Tensor) -> native.Bits:
+def _packed(mask: torch.Tensor) -> native.Bits:
     bits = native.packed(mask)
     return native.Bits(np.packbits(mask.numpy() != 0) if bits is None else bits, len(mask))
 
 
-def _unpacked(kept: native.Bits, shape: torch.Size) -> Tensor:
+def _unpacked(kept: native.Bits, shape: torch.Size) -> torch.Tensor:
     """The mask of a block of this shape [models, *block]: of each model, or one for all."""
     shape = torch.Size([kept.rows, *shape[1:]])
     mask = native.unpacked(kept.bits, shape)

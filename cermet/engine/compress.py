@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import SIZES
 from cermet.checkpoints.quantised import repeatable
@@ -36,7 +35,6 @@ from cermet.engine.target import MemoryTarget
 __all__ = ["Encoded", "Work", "coded", "encode", "how_of", "workers_for"]
 
 _SPOOL = "spool"
-_NOTHING = MemoryTarget(torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -190,12 +188,12 @@ def _states(work: Work, executor: Any, device: str) -> dict[str, dict[str, Any]]
     """What the rounds of a codec have found, for each tensor that it encodes."""
     if not work.codec.rounds:
         return {}
-    method = _as_method(work.codec)
+    method, nothing = _as_method(work.codec), MemoryTarget(torch.empty(0))
     jobs = [
         Job(
             pair.place.name, pair.place.shape, method,
             [Input(work.expert, pair.place.name)], Input(work.base, pair.base),
-            work.parameters, _NOTHING, device=device, place=pair.place, block=CHUNK,
+            work.parameters, nothing, device=device, place=pair.place, block=CHUNK,
         )
         for pair in work.pairs if coded(work, pair)
     ]  # fmt: skip
@@ -216,14 +214,14 @@ def _as_method(codec: Codec) -> Method:
 # -- encoding -----------------------------------------------------------------
 
 
-class _Endings(Mapping[str, Tensor]):
+class _Endings(Mapping[str, "torch.Tensor"]):
     """The statistics of one tensor by their endings, read when they are asked for."""
 
     def __init__(self, held: Checkpoint, tensor: str, extra: Extra, device: str) -> None:
         self._held, self._tensor, self._endings = held, tensor, extra.endings
         self._device = device
 
-    def __getitem__(self, ending: str) -> Tensor:
+    def __getitem__(self, ending: str) -> torch.Tensor:
         info = self._held.tensors[self._tensor + ending]
         stored = self._held.block(info.name, 0, info.numel).reshape(info.shape)
         return stored.to(self._device).float()

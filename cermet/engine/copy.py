@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from cermet.checkpoints.dtypes import NAMES, TORCH
+from cermet.checkpoints.reader import SafetensorsCheckpoint
 from cermet.core.errors import MismatchError
 from cermet.core.fingerprint import digest_bytes
-from cermet.engine.blocks import Input
+from cermet.engine.blocks import Input, Source
+from cermet.engine.done import Done
 from cermet.engine.finite import refuse_non_finite
-from cermet.engine.job import Done, Piece
+from cermet.engine.job import Piece
 from cermet.engine.target import Target
 from cermet.recipes.plan import Plan
 
 __all__ = ["CopyJob", "check_copies"]
 
 _PIECE = 1 << 22  # elements
+_EXPONENTS = {"F64": 0x7FF << 52, "F32": 0xFF << 23, "F16": 0x1F << 10, "BF16": 0xFF << 7}
+"""Of each dtype the bits that are all set in NaN and infinity, and in nothing else."""
+
+Bits = npt.NDArray[Any]
 
 
 class CopyJob:
@@ -44,6 +53,16 @@ class CopyJob:
         self.inputs, self.target = tuple(inputs), target
         self.skip, self.finished = skip, finished
 
+    @property
+    def light(self) -> bool:
+        """Whether torch is not needed for it."""
+        sources = [given.source for given in self.inputs]
+        kinds = {
+            s.tensors[given.name].dtype if isinstance(s, SafetensorsCheckpoint) else ""
+            for s, given in zip(sources, self.inputs, strict=True)
+        }
+        return kinds == {self.target.stored}
+
     def stages(self) -> Iterator[list[Piece]]:
         """One stage of independent pieces."""
         starts = [s for s in range(0, self.numel, _PIECE) if s not in self.skip]
@@ -53,19 +72,20 @@ class CopyJob:
         return lambda: self._copy(start, stop)
 
     def _copy(self, start: int, stop: int) -> None:
-        first, *others = (i.source.block(i.name, start, stop) for i in self.inputs)
-        for given, other in zip(self.inputs[1:], others, strict=True):
-            if first.dtype != other.dtype or not torch.equal(_raw(first), _raw(other)):
+        (kind, first), *others = (_read(i.source, i.name, start, stop) for i in self.inputs)
+        for given, (own, other) in zip(self.inputs[1:], others, strict=True):
+            if own != kind or not np.array_equal(first, other):
                 raise MismatchError(
                     f"The buffer '{given.name}' of model '{given.source.path}' differs from that "
                     f"of '{self.inputs[0].source.path}'; buffers are copied, so they must be equal."
                 )
-        if self.finite and not bool(torch.isfinite(first.sum(dtype=torch.float32))):
-            refuse_non_finite(self.inputs[0], first, start)
-        out = first.to(self.target.dtype)
-        self.target.put(start, out)
+        if self.finite and _far(kind, first):
+            refuse_non_finite(self.inputs[0], _tensor(kind, first), start)
+        if kind != self.target.stored:
+            first = _bits(_tensor(kind, first).to(self.target.dtype))
+        self.target.put(start, first)
         if self.finished is not None:
-            digest = digest_bytes(_raw(out).numpy(), start * out.element_size())
+            digest = digest_bytes(first.view(np.uint8), start * first.itemsize)
             read = [digest if i.source.exact else 0 for i in self.inputs]
             self.finished(Done(start, stop, digest, read))
 
@@ -77,8 +97,9 @@ def check_copies(plan: Plan) -> None:
         numel = checkpoint.tensors[copy.tensor].numel
         for start in range(0, numel, _PIECE):
             stop = min(start + _PIECE, numel)
-            one, other = (checkpoint.block(n.tensor, start, stop) for n in (original, copy))
-            if one.dtype != other.dtype or not torch.equal(_raw(one), _raw(other)):
+            names = original.tensor, copy.tensor
+            one, other = (_read(checkpoint, name, start, stop) for name in names)
+            if one[0] != other[0] or not np.array_equal(one[1], other[1]):
                 raise MismatchError(
                     f"'{plan.models[original.model]}' says that '{copy.tensor}' is tied to "
                     f"'{original.tensor}', but stores other numbers for it. Correct "
@@ -86,5 +107,24 @@ def check_copies(plan: Plan) -> None:
                 )
 
 
-def _raw(block: Tensor) -> Tensor:
-    return block.contiguous().view(torch.uint8)
+def _read(source: Source, name: str, start: int, stop: int) -> tuple[str, Bits]:
+    """Elements of a tensor: their dtype as files spell it, and their bits."""
+    if isinstance(source, SafetensorsCheckpoint):
+        return source.tensors[name].dtype, source.raw(name, start, stop)
+    block = source.block(name, start, stop)
+    return NAMES[block.dtype], _bits(block)
+
+
+def _bits(block: torch.Tensor) -> Bits:
+    raw = block.contiguous().view(torch.uint8).numpy()
+    return raw.view(f"u{block.element_size()}")
+
+
+def _tensor(kind: str, bits: Bits) -> torch.Tensor:
+    return torch.from_numpy(bits.view(np.uint8)).view(TORCH[kind])
+
+
+def _far(kind: str, bits: Bits) -> bool:
+    """Whether NaN or infinity is among numbers."""
+    ones = np.array(_EXPONENTS[kind], bits.dtype)
+    return bool(((bits & ones) == ones).any())

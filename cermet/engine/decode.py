@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.quantised import repeatable
 from cermet.checkpoints.reader import Checkpoint
@@ -93,7 +92,7 @@ class DecodeJob:
             block = self._base(start, stop).float() + found[start:stop]
             self._write(block.to(self.target.dtype), start)
 
-    def _decoded(self, parts: Mapping[str, Tensor], start: int, stop: int) -> Tensor:
+    def _decoded(self, parts: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         known = {**self.known, "count": stop - start}
         if self.codec.noise:
             known["noise"] = uniform(self.seed, self.name, start, stop)
@@ -110,20 +109,20 @@ class DecodeJob:
                 f"'{self.codec.name}': {reason}."
             ) from error
 
-    def _base(self, start: int, stop: int) -> Tensor:
+    def _base(self, start: int, stop: int) -> torch.Tensor:
         assert self.base is not None
         raw = self.base.source.block(self.base.name, start, stop)
         if repeatable(self.base.source):
             self.digests.add("base", raw, start)
         return raw
 
-    def _part(self, stored: Stored, start: int, stop: int) -> Tensor:
+    def _part(self, stored: Stored, start: int, stop: int) -> torch.Tensor:
         assert self.kept is not None
         part = self.kept.block(stored.name, start, stop)
         self.digests.add(stored.name, part, start)
         return part
 
-    def _chunk(self, stored: Stored, index: int) -> Tensor:
+    def _chunk(self, stored: Stored, index: int) -> torch.Tensor:
         """The elements of a part that belong to a run."""
         total = math.prod(stored.shape)
         if stored.ends is not None:
@@ -139,7 +138,7 @@ class DecodeJob:
         stop = total if last else start + (stored.stride or 0)
         return self._part(stored, min(start, total), min(stop, total))
 
-    def _write(self, out: Tensor, start: int) -> None:
+    def _write(self, out: torch.Tensor, start: int) -> None:
         self.digests.add("out", out, start)
         self.target.put(start, out)
         if self.progress is not None:

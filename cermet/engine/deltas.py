@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.adapters import Adapter
 from cermet.checkpoints.header import TensorInfo
 from cermet.checkpoints.lora import tile_rows
-from cermet.engine.job import Done
+from cermet.engine.done import Done
+from cermet.engine.target import Written, as_tensor
 from cermet.maths.factors import Factors, balanced, truncated_product
 from cermet.maths.lowrank import truncated
 from cermet.recipes.adapters import AdapterTask
@@ -50,7 +50,7 @@ class Deltas:
                 self._module_of[name] = task.module
         self._held = threading.local()
 
-    def block(self, name: str, start: int, stop: int) -> Tensor:
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of a row-major delta, 1-D, float32 and the caller's own."""
         module = self._modules.get(self._module_of[name])
         block = torch.zeros(stop - start, device=self._device)
@@ -73,12 +73,12 @@ class Deltas:
             place = end
         return block
 
-    def _factors(self, name: str) -> tuple[Tensor, Tensor]:
+    def _factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """a and b of a tensor in float32; each thread keeps those of the last one."""
         if getattr(self._held, "name", None) != name:
             self._held.factors = self._modules[self._module_of[name]].matrices(self._device)
             self._held.name = name
-        found: tuple[Tensor, Tensor] = self._held.factors
+        found: tuple[torch.Tensor, torch.Tensor] = self._held.factors
         return found
 
 
@@ -88,7 +88,12 @@ class ReducedTarget:
     It is held and truncated on a device. `done` gets its factors there, which say what is lost.
     """
 
-    dtype = torch.float32
+    stored = "F32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always float32."""
+        return torch.float32
 
     def __init__(
         self, shape: tuple[int, int], rank: int, device: str, done: Callable[[Factors], None]
@@ -99,15 +104,15 @@ class ReducedTarget:
         self._flat = torch.empty(0)
         self._lock = threading.Lock()
 
-    def put(self, start: int, block: Tensor) -> None:
+    def put(self, start: int, block: Written) -> None:
         """Copy a finished block."""
-        self._room()[start : start + len(block)] = block
+        self._room()[start : start + len(block)] = as_tensor(block, self.dtype)
 
-    def view(self, start: int, stop: int) -> Tensor:
+    def view(self, start: int, stop: int) -> torch.Tensor:
         """A part of the delta, for methods that write across it."""
         return self._room()[start:stop]
 
-    def _room(self) -> Tensor:
+    def _room(self) -> torch.Tensor:
         with self._lock:
             if not len(self._flat):
                 self._flat = torch.empty(self._shape[0] * self._shape[1], device=self.device)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import FLOATS, NAMES, TORCH
 from cermet.checkpoints.quantised import repeatable
@@ -40,7 +39,7 @@ def chunks(numel: int) -> list[tuple[int, int]]:
     return [(start, min(start + CHUNK, numel)) for start in range(0, numel, CHUNK)]
 
 
-def uniform(seed: int, tensor: str, start: int, stop: int) -> Tensor:
+def uniform(seed: int, tensor: str, start: int, stop: int) -> torch.Tensor:
     """Random numbers in [0, 1) for a run of a tensor: those of a merge's first expert."""
     drawn = Stream(seed, tensor, 0).draw(start, stop).view(np.int16)
     uniform = torch.from_numpy(drawn).to(torch.float32)
@@ -68,7 +67,7 @@ class Spool:
         self._end = 0
         self._lock = threading.Lock()
 
-    def put(self, part: Tensor) -> Chunk:
+    def put(self, part: torch.Tensor) -> Chunk:
         """Append a part."""
         data = part.contiguous().reshape(-1).view(torch.uint8).numpy().data
         with self._lock:
@@ -79,7 +78,7 @@ class Spool:
             data, at = data[written:], at + written
         return Chunk(offset, part.numel())
 
-    def get(self, chunk: Chunk, dtype: torch.dtype) -> Tensor:
+    def get(self, chunk: Chunk, dtype: torch.dtype) -> torch.Tensor:
         """A part that was put, flat."""
         data = bytearray(chunk.count * dtype.itemsize)
         if not data:
@@ -194,7 +193,7 @@ class EncodeJob:
 
     # -- one run ----------------------------------------------------------------
 
-    def _read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def _read(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A run of expert and base, as stored; counted and compared."""
         found = []
         for what, given in (("expert", self.expert), ("base", self.base)):
@@ -247,7 +246,9 @@ class EncodeJob:
                 self._count(delta[start:stop], own.float() - restored.float(), start)
         self._tell(self.numel)
 
-    def _encoded(self, delta: Tensor, start: int) -> tuple[Mapping[str, Tensor], Tensor]:
+    def _encoded(
+        self, delta: torch.Tensor, start: int
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
         """The parts of a run or of a whole tensor, and what they are decoded to."""
         known = {k: v.at(start) if isinstance(v, Cutoff) else v for k, v in self.known.items()}
         known |= {**self.numbers, "count": delta.numel()}
@@ -267,13 +268,17 @@ class EncodeJob:
             kind = BudgetError if isinstance(error, torch.OutOfMemoryError) else MethodError
             raise kind(f"'{self.codec.name}' failed on tensor '{self.name}': {reason}.") from error
 
-    def _parts(self, delta: Tensor, known: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    def _parts(self, delta: torch.Tensor, known: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """What the codec makes of a delta on its device, on the CPU and contiguous."""
-        given = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in known.items()}
-        parts: Mapping[str, Tensor] = call(self.codec.function, delta.to(self.device), **given)
+        given = {
+            k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in known.items()
+        }
+        parts: Mapping[str, torch.Tensor] = call(
+            self.codec.function, delta.to(self.device), **given
+        )
         return {name: part.cpu().contiguous() for name, part in parts.items()}
 
-    def _put(self, parts: Mapping[str, Tensor], start: int) -> None:
+    def _put(self, parts: Mapping[str, torch.Tensor], start: int) -> None:
         whole = self.how != "coded"
         stored = {name: self.spool.put(part) for name, part in parts.items()}
         with self._lock:
@@ -284,13 +289,13 @@ class EncodeJob:
 
     # -- checks and figures -------------------------------------------------------
 
-    def _check(self, delta: Tensor, start: int) -> None:
+    def _check(self, delta: torch.Tensor, start: int) -> None:
         if not abs(float(delta.sum())) < FAR:
             for given in (self.expert, self.base):
                 raw = given.source.block(given.name, start, start + delta.numel())
                 refuse_non_finite(given, raw.float(), start)
 
-    def _count(self, delta: Tensor, error: Tensor, start: int) -> None:
+    def _count(self, delta: torch.Tensor, error: torch.Tensor, start: int) -> None:
         size, off = (
             float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2 for x in (delta, error)
         )
@@ -308,23 +313,23 @@ class EncodeJob:
 
 
 def call_decode(
-    codec: Codec, parts: Mapping[str, Tensor], known: Mapping[str, Any], shape: torch.Size
-) -> Tensor:
+    codec: Codec, parts: Mapping[str, torch.Tensor], known: Mapping[str, Any], shape: torch.Size
+) -> torch.Tensor:
     """What a codec makes of its parts, float32 of this shape; ValueError where they do not fit."""
     from cermet.core.registry import takes
 
     absent = dict.fromkeys(takes(codec.decode) - known.keys())
-    found: Tensor = call(codec.decode, **{**absent, **known, **parts})
+    found: torch.Tensor = call(codec.decode, **{**absent, **known, **parts})
     if found.shape != shape:
         raise ValueError(f"it decodes to {list(found.shape)}, not {list(shape)}")
     return found
 
 
-def part_digest(part: Tensor, start: int) -> int:
+def part_digest(part: torch.Tensor, start: int) -> int:
     """Partial digest of elements of a part that begin at `start`."""
     raw = part.contiguous().view(torch.uint8).numpy()
     return digest_bytes(raw, start * part.element_size())
 
 
-def _raw(block: Tensor) -> Tensor:
+def _raw(block: torch.Tensor) -> torch.Tensor:
     return block.contiguous().view(torch.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import NAMES
 from cermet.core.errors import NonFiniteError
@@ -23,7 +22,7 @@ _ADVICE = {
 
 
 def refuse_non_finite(
-    given: Input, block: Tensor, start: int | None, cast: str = "", *, of: str = "model"
+    given: Input, block: torch.Tensor, start: int | None, cast: str = "", *, of: str = "model"
 ) -> None:
     """NonFiniteError for the first NaN or infinity of a flat block that begins at `start`.
 
@@ -59,14 +58,14 @@ class Watch:
         self.large = large
         self._blocks = blocks
         self._seen = False
-        self._sums: list[tuple[Tensor, int, int]] = []
+        self._sums: list[tuple[torch.Tensor, int, int]] = []
 
     def seen(self) -> None:
         """All of the tensor has been looked at, so no block of it is any more."""
         self.settle()  # before a search goes on, which NaN may keep from ending
         self._seen = True
 
-    def look(self, block: Tensor, start: int, stop: int, most: float | None = None) -> None:
+    def look(self, block: torch.Tensor, start: int, stop: int, most: float | None = None) -> None:
         """Look at what was read, or made, of the elements [start, stop).
 
         `most`: the largest magnitude in it, where that is known.

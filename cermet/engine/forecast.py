@@ -20,7 +20,7 @@ __all__ = ["forecast"]
 
 # Measured with `make bench` on two cores: one thread works through this many bytes of
 # float32 block in a second, for a method whose workspace is one block.
-_BYTES_PER_SECOND = 8e9
+_BYTES_PER_SECOND = 5e9
 _COMPILED = 0.25  # what is left of the work on a block where compiled kernels do it in strips
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from cermet.core.registry import Kth, Round, call
 from cermet.engine.executors import Stage, Staged
@@ -59,7 +58,7 @@ class Group:
                 job.state[spec.name] = whole.at(search.offsets.get(job, 0))
             return
         yield from _together([job.round(spec) for job in taking])
-        parts: dict[object, list[Tensor]] = {}
+        parts: dict[object, list[torch.Tensor]] = {}
         for job in taking:
             parts.setdefault(_circle(job, spec), []).append(job.state[spec.name])
         sums = {circle: torch.stack(found).sum(dim=0) for circle, found in parts.items()}

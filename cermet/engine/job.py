@@ -9,48 +9,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from cermet.checkpoints.dtypes import NAMES
 from cermet.core.cover import grain_of, plain_sum
-from cermet.core.errors import BudgetError, CermetError, DataError, MethodError, NonFiniteError
-from cermet.core.fingerprint import digest_bytes
+from cermet.core.errors import BudgetError, CermetError, DataError, MethodError
 from cermet.core.noise import Streams
 from cermet.core.registry import Method, Need, PerModel, call, takes
 from cermet.core.rounds import Fit, Gram, Kth, Round, Sum
 from cermet.core.types import Place
 from cermet.engine.blocks import Blocks, Input
+from cermet.engine.done import Done, check_range
 from cermet.engine.finite import FAR, Watch, refuse_non_finite, strong
 from cermet.engine.geometry import LEAF, Geometry, geometry
-from cermet.engine.leaves import leaf_grams, leaf_sums
+from cermet.engine.leaves import Leaves, leaf_grams, leaf_sums
 from cermet.engine.lower import Lowered
 from cermet.engine.parts import PartsOut
 from cermet.engine.reduce import stages_of
-from cermet.engine.target import Target
+from cermet.engine.target import Target, Written
 from cermet.maths import native
 from cermet.maths.lowered import Combination
-from cermet.maths.select import Bracket, Cutoff, Tally, tally
+from cermet.maths.select import Bracket, Cutoff, Floats, Tally, tally
 from cermet.maths.vectors import Vectors
 
-__all__ = ["Done", "Job", "Piece"]
+__all__ = ["Job", "Piece"]
 
 Piece = Callable[[], None]
-
-
-@dataclass(slots=True)
-class Done:
-    """What a merged piece leaves in the journal: partial digests of output, inputs and parts."""
-
-    start: int
-    stop: int
-    output: int
-    inputs: list[int]
-    parts: list[int] = field(default_factory=list)
 
 
 class Job:
@@ -71,8 +58,8 @@ class Job:
         minus: Sequence[Input | None] = (),
         needs: Mapping[str, Sequence[Input]] | None = None,
         seed: int = 0,
-        noise: Tensor | None = None,
-        dtype: torch.dtype | None = None,
+        noise: torch.Tensor | None = None,
+        dtype: str | None = None,
         device: str = "cpu",
         place: Place | None = None,
         block: int = 2 * LEAF,
@@ -104,6 +91,12 @@ class Job:
         self.parts = parts
         if parts is not None:
             parts.check(method.name, self.cut)
+
+    @property
+    def light(self) -> bool:
+        """Whether torch will not be needed for it, if no number is very large."""
+        alone = self.blocks.in_files if self.plain is not None else self.lowered.alone
+        return alone and self.target.stored in native.KINDS and self.parts is None
 
     @property
     def numel(self) -> int:
@@ -174,7 +167,7 @@ class Job:
 
     def values(
         self, of: Callable[..., Any] | None, streams: Streams, start: int, stop: int
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """A round's values [..., elements] of a run of leaves, whatever the size of a block."""
         parts = []
         for begin, end in self.cut.blocks(start, stop):
@@ -182,9 +175,21 @@ class Job:
             parts.append(values if self.cut.length is None else values.flatten(-2))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
+    def looked_at(
+        self, of: Callable[..., Any] | None, streams: Streams, blocks: Sequence[tuple[int, int]]
+    ) -> Floats:
+        """A round's values [rows, elements] of some blocks, end to end and in memory."""
+        known = [self.lowered.values(of, *block) for block in blocks]
+        arrays = [values for values in known if values is not None]
+        if len(arrays) == len(blocks):
+            return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+        found = torch.cat([self.values(of, streams, *block) for block in blocks], dim=-1)
+        values: Floats = found.cpu().numpy()
+        return values
+
     def block_values(
         self, of: Callable[..., Any] | None, streams: Streams, begin: int, end: int
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """A round's values of one block, as `of` returns them."""
         block, _, most = self.blocks.load(begin, end)
         self._watch.look(block, begin, end, most)
@@ -193,11 +198,11 @@ class Job:
     def _apply(
         self,
         function: Callable[..., Any],
-        block: Tensor,
+        block: torch.Tensor,
         streams: Streams,
         begin: int,
         end: int,
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """Call a function of the method on a block, with all that it asks for."""
         known = self._known(begin, end)
         wanted = takes(function)
@@ -210,7 +215,7 @@ class Job:
         for argument in self.method.draws.keys() & wanted:
             known[argument] = self.blocks.draws(streams, argument, begin, end)
         try:
-            result: Tensor = call(function, block, **known)
+            result: torch.Tensor = call(function, block, **known)
         except Exception as error:
             self._watch.settle()  # NaN that has not been noticed yet would be the reason
             raise self._failed(error) from error
@@ -241,7 +246,7 @@ class Job:
             for key, at in brackets.items()
         }
 
-    def sums(self, spec: Sum, streams: Streams, begin: int, end: int) -> Tensor:
+    def sums(self, spec: Sum, streams: Streams, begin: int, end: int) -> Leaves:
         """Sums of a round's values over the leaves of a run: float64 [..., leaves]."""
         known = self._known(begin, end)
         found = self.lowered.sums(spec.of, known, streams, begin, end)
@@ -249,14 +254,14 @@ class Job:
             return found
         return leaf_sums(self.values(spec.of, streams, begin, end), self.cut.leaf)
 
-    def grams(self, spec: Gram, streams: Streams, begin: int, end: int) -> Tensor:
+    def grams(self, spec: Gram, streams: Streams, begin: int, end: int) -> Leaves:
         """Inner products between the models over the leaves of a run: [models, models, leaves]."""
         found = self.lowered.gram(spec.of, begin, end)
         if found is not None:
             return found
         return leaf_grams(self.values(spec.of, streams, begin, end), self.cut.leaf)
 
-    def _statistic(self, need: Need, begin: int, end: int) -> Tensor:
+    def _statistic(self, need: Need, begin: int, end: int) -> torch.Tensor:
         """The block of a statistic: float32 [experts, *block], or [*block] of one for all."""
         values = self.blocks.statistic(need.name, begin, end)
         if not abs(float(values.sum())) < FAR:
@@ -269,7 +274,7 @@ class Job:
 
     def _merged(
         self, streams: Streams, begin: int, end: int
-    ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Mapping[str, torch.Tensor]]:
         """The result of one block, float32, in the shape that the method sees; the base that
         is still to be added; its parts.
         """
@@ -281,11 +286,13 @@ class Job:
         block, base, most = self.blocks.load(begin, end)
         self._watch.look(block, begin, end, most)
         merged: Any = self._apply(self.method.function, block, streams, begin, end)
-        parts: Mapping[str, Tensor] = {}
+        parts: Mapping[str, torch.Tensor] = {}
         if self.method.parts:
             merged, parts = self._divided(merged)
-        if not isinstance(merged, Tensor) or merged.shape != block.shape[1:]:
-            shape = list(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+        if not isinstance(merged, torch.Tensor) or merged.shape != block.shape[1:]:
+            shape = (
+                list(merged.shape) if isinstance(merged, torch.Tensor) else type(merged).__name__
+            )
             raise MethodError(
                 f"'{self.method.name}' returned {shape} for a block {list(block.shape)} of tensor "
                 f"'{self.name}'; it must return {list(block.shape[1:])}."
@@ -294,22 +301,24 @@ class Job:
 
     def _rounded(
         self, streams: Streams, begin: int, end: int
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The result of one block as it is written, flat, and its parts."""
+    ) -> tuple[Written, Sequence[int], Mapping[str, torch.Tensor]]:
+        """The result of one block as it is written, flat; what its inputs add to their digests,
+        of the first ones, as far as it is known; its parts.
+        """
         target, known = self.target, self._known(begin, end)
         form = self._form(known)
         made = None if form is None else self.lowered.merged(
-            form, known, streams, begin, end, target.dtype
+            form, known, streams, begin, end, target.stored
         )  # fmt: skip
         if made is not None:
-            return made.to(target.device), {}
+            return *made, {}
         merged, base, parts = self._merged(streams, begin, end)
         flat = merged.reshape(-1)
         out = native.finished(flat, None if base is None else base.reshape(-1), target.dtype)
         if out is None:
             whole = flat if base is None else merged.add_(base).reshape(-1)
             out = whole.to(target.device, target.dtype)
-        return out, parts
+        return out, (), parts
 
     def _form(self, known: Mapping[str, Any]) -> Combination | None:
         """What the merge of a block is, where the method says so."""
@@ -320,7 +329,7 @@ class Job:
         found: Combination | None = None if form is None else call(form, **known)
         return found
 
-    def _divided(self, result: Any) -> tuple[Any, Mapping[str, Tensor]]:
+    def _divided(self, result: Any) -> tuple[Any, Mapping[str, torch.Tensor]]:
         """The merged block and its parts, of a method that declares parts."""
         wanted = {slot.part.name for slot in self.parts.slots} if self.parts is not None else set()
         if isinstance(result, tuple) and len(result) == 2 and wanted <= set(result[1]):
@@ -341,8 +350,8 @@ class Job:
         streams, done = self.streams(), self._nothing_done(start, stop)
         packer = None if self.parts is None else self.parts.piece(start, stop, self.cut.unit)
         for begin, end in self.cut.blocks(start, stop):
-            out, parts = self._rounded(streams, begin, end)
-            self._sign_off(out, begin, end, done)
+            out, read, parts = self._rounded(streams, begin, end)
+            self._sign_off(out, begin, end, done, read)
             self.target.put(begin, out)
             if packer is not None:
                 packer.add(begin, parts)
@@ -371,21 +380,13 @@ class Job:
     def _nothing_done(self, start: int, stop: int) -> Done:
         return Done(start, stop, 0, [0] * len(self.blocks.given()))
 
-    def _sign_off(self, out: Tensor, begin: int, end: int, done: Done) -> None:
+    def _sign_off(
+        self, out: Written, begin: int, end: int, done: Done, read: Sequence[int] = ()
+    ) -> None:
         """Check what is written, and add its digest and those of what was read."""
-        narrow = out.dtype == torch.float16
-        if (narrow or self._watch.large) and not bool(torch.isfinite(out).all()):
-            wider = "out_dtype: bfloat16 or float32, or " if narrow else ""
-            raise NonFiniteError(
-                f"Tensor '{self.name}' of the output leaves the range of {NAMES[out.dtype]} "
-                f"({torch.finfo(out.dtype).max:,.6g}). Use {wider}smaller weights."
-            )
-        if self.finished is None:
-            return
-        done.output += _digest(out, begin)
-        for index, (given, first, last) in enumerate(self.blocks.parts(begin, end)):
-            if given.source.exact:
-                done.inputs[index] += _digest(given.source.block(given.name, first, last), first)
+        check_range(self.name, out, self.target.stored, large=self._watch.large)
+        if self.finished is not None:
+            done.add(out, self.blocks, begin, end, read)
 
 
 def _squares(method: Method, place: Place | None) -> dict[str, int]:
@@ -393,8 +394,3 @@ def _squares(method: Method, place: Place | None) -> dict[str, int]:
     if place is None or len(place.shape) < 2:
         return {}
     return {n.name: math.prod(n.shape(place)[-2:]) for n in method.needs if n.square}
-
-
-def _digest(flat: Tensor, start: int) -> int:
-    raw = flat.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return digest_bytes(raw, start * flat.element_size())

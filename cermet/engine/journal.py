@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cermet.core.errors import OutputError
-from cermet.engine.job import Done
+from cermet.engine.done import Done
 
 __all__ = ["Journal"]
 

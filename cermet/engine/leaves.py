@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Union
 
-__all__ = ["FEW", "leaf_grams", "leaf_sums"]
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["FEW", "Leaves", "added", "leaf_grams", "leaf_sums"]
+
+# as a string: torch is not imported for its name
+Leaves = Union["torch.Tensor", npt.NDArray[np.float64]]
+"""A number of each leaf, on the last axis: from torch, or from the compiled kernels."""
 
 FEW = 4
 """Models up to which inner products are made pair by pair: twice as fast as a thin product."""
 
-_LANES = 1024  # as STRIP in kernels.c, which adds in the same order
+_ROWS, _LANES = 8, 128  # as in kernels.c, which adds in the same order
 
 
-def leaf_sums(values: Tensor, leaf: int) -> Tensor:
+def added(leaves: Sequence[Leaves]) -> npt.NDArray[np.float64]:
+    """The sum over all leaves of a tensor, which are given in their order: [...]."""
+    if not any(isinstance(part, np.ndarray) for part in leaves):
+        whole = torch.cat([torch.as_tensor(part) for part in leaves], dim=-1).cpu().numpy()
+    else:
+        arrays = [p if isinstance(p, np.ndarray) else p.cpu().numpy() for p in leaves]
+        whole = np.concatenate(arrays, axis=-1)
+    found: npt.NDArray[np.float64] = whole.sum(axis=-1)
+    return found
+
+
+def leaf_sums(values: torch.Tensor, leaf: int) -> torch.Tensor:
     """Sums of whole leaves along the last axis, the last one perhaps shorter: float64."""
     whole = values.shape[-1] // leaf * leaf
     parts = []
@@ -24,14 +43,18 @@ def leaf_sums(values: Tensor, leaf: int) -> Tensor:
     return torch.cat(parts, dim=-1).to(torch.float64)
 
 
-def _in_pairs(values: Tensor) -> Tensor:
-    """Sums along the last axis: rows of lanes as a binary tree, then the lanes by halves.
+def _in_pairs(values: torch.Tensor) -> torch.Tensor:
+    """Sums along the last axis: eight rows of lanes one after another, what comes of them as a
+    binary tree, then the lanes by halves.
 
     The error grows with the logarithm of the length, and the order is the same on any device.
     """
-    missing = -values.shape[-1] % _LANES
+    missing = -values.shape[-1] % (_ROWS * _LANES)
     padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
-    rows = padded.reshape(*values.shape[:-1], -1, _LANES)
+    first, *others = padded.reshape(*values.shape[:-1], -1, _ROWS, _LANES).unbind(-2)
+    rows = first + others[0]
+    for other in others[1:]:
+        rows += other
     while rows.shape[-2] > 1:
         pairs = rows.shape[-2] // 2 * 2
         added = rows[..., 0:pairs:2, :] + rows[..., 1:pairs:2, :]
@@ -44,7 +67,7 @@ def _in_pairs(values: Tensor) -> Tensor:
     return lanes[..., 0]
 
 
-def leaf_grams(values: Tensor, leaf: int) -> Tensor:
+def leaf_grams(values: torch.Tensor, leaf: int) -> torch.Tensor:
     """Inner products of models [models, elements] over leaves: float64 [models, models, leaves]."""
     count = len(values)
     if count > FEW:

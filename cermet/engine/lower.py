@@ -8,19 +8,20 @@ look for NaN and infinity. The caller then runs the functions of the method, to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from cermet.core.noise import Streams
+from cermet.core.rounds import Gram, Kth, Round, Sum
+from cermet.core.types import Doubles
 from cermet.engine.blocks import Blocks
 from cermet.engine.finite import FAR
 from cermet.engine.leaves import FEW
 from cermet.maths import native
 from cermet.maths.lowered import Above, Chance, Combination, Norms, Ordered, Ranked, lowering
-from cermet.maths.select import Bracket, Cutoff, Tally
+from cermet.maths.select import Bracket, Cutoff, Floats, Tally
 from cermet.maths.sparsify import native_cuts
 
 __all__ = ["Lowered"]
@@ -34,6 +35,29 @@ class Lowered:
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
+
+    @property
+    def alone(self) -> bool:
+        """Whether every pass of the method over this tensor is one of those here, if its numbers
+        are not too large: then nothing of it needs torch.
+        """
+        method, count = self._blocks.method, len(self._blocks.inputs)
+        asked = [spec for spec in method.rounds if spec.scope == "tensor"]
+        known = (method.mask is None or lowering(method.mask) is not None) and not method.parts
+        formed = method.form is not None or method.coefficients is not None
+        return (
+            known and formed and self._blocks.in_files and len(asked) == len(method.rounds)
+            and all(self._known(spec, count) for spec in asked)
+        )  # fmt: skip
+
+    @staticmethod
+    def _known(spec: Round, models: int) -> bool:
+        told = lowering(spec.of)
+        if isinstance(spec, Kth):
+            return isinstance(told, Ordered)
+        if isinstance(spec, Gram):
+            return spec.arrays and spec.of is None and models <= FEW
+        return isinstance(spec, Sum) and spec.arrays and isinstance(told, Norms)
 
     def tallies(
         self,
@@ -59,6 +83,19 @@ class Lowered:
             for key, b in zip(brackets, told, strict=True)
         }
 
+    def values(self, of: Callable[..., Any] | None, begin: int, end: int) -> Floats | None:
+        """Values of `of`, of which order statistics are taken: float32 [rows, elements]."""
+        known = lowering(of)
+        deltas = self._blocks.stored(begin, end) if isinstance(known, Ordered) else None
+        if deltas is None or not isinstance(known, Ordered):
+            return None
+        found, _, most = deltas.made()
+        if not most < FAR:
+            return None
+        if known.statistic == "variance":
+            return deltas.variance()[None]
+        return np.abs(found, out=found) if known.statistic == "magnitude" else found
+
     def sums(
         self,
         of: Callable[..., Any] | None,
@@ -66,8 +103,8 @@ class Lowered:
         streams: Streams,
         begin: int,
         end: int,
-    ) -> Tensor | None:
-        """Sums of `of` over leaves: float64 [..., leaves]."""
+    ) -> Doubles | None:
+        """Sums of `of` over leaves: [..., leaves]."""
         norms = lowering(of)
         if not isinstance(norms, Norms) or end - begin > self._blocks.cut.block:
             return None
@@ -78,16 +115,16 @@ class Lowered:
         if deltas is None or keep is None:
             return None
         found, most = deltas.norms(keep, norms.power, self._blocks.cut.leaf, before=norms.before)
-        return (found if norms.before else found[1]).double() if most < FAR else None
+        return (found if norms.before else found[1]).astype(np.float64) if most < FAR else None
 
-    def gram(self, of: Callable[..., Any] | None, begin: int, end: int) -> Tensor | None:
-        """Inner products over leaves: float64 [models, models, leaves]."""
+    def gram(self, of: Callable[..., Any] | None, begin: int, end: int) -> Doubles | None:
+        """Inner products over leaves: [models, models, leaves]."""
         few = of is None and len(self._blocks.inputs) <= FEW
         deltas = self._blocks.stored(begin, end) if few else None
         if deltas is None:
             return None
         found, most = deltas.gram(self._blocks.cut.leaf)
-        return found.double() if most < FAR else None
+        return found.astype(np.float64) if most < FAR else None
 
     def merged(
         self,
@@ -96,24 +133,29 @@ class Lowered:
         streams: Streams,
         begin: int,
         end: int,
-        dtype: torch.dtype,
-    ) -> Tensor | None:
-        """The finished block, rounded once: flat [n]."""
+        dtype: str,
+    ) -> tuple[native.Memory, Sequence[int]] | None:
+        """The finished block, rounded once to the dtype of a file: flat [n]; and what each model,
+        and the base, adds to its digest, where they were read from files.
+        """
         deltas = self._blocks.stored(begin, end)
         if deltas is None:
             return None
         keep = self._keep(deltas, form.masked, form.keep, known, streams, begin, end)
         if keep is None and form.masked:
             return None
-        made = (
-            deltas.summed(form.factors, keep, dtype)
+        if dtype not in native.KINDS:
+            return None
+        out = deltas.room(dtype)
+        most = (
+            deltas.summed(out, form.factors, keep, dtype)
             if form.shares is None
             else deltas.elected(
-                form.factors, form.shares, keep, dtype,
+                out, form.factors, form.shares, keep, dtype,
                 plain=form.equal_votes, normalize=form.normalize, scale=form.scale,
             )
         )  # fmt: skip
-        return made[0] if made is not None and made[1] < FAR else None
+        return (out, deltas.digests) if most is not None and most < FAR else None
 
     def _keep(
         self,
@@ -141,9 +183,14 @@ class Lowered:
         blocks, mask = self._blocks, lowering(self._blocks.method.mask)
         if isinstance(mask, Above):
             cutoff: Cutoff | None = known[mask.cutoff]
-            return None if cutoff is None else deltas.above(cutoff.value[0][0], cutoff.end[0][0])
+            found = None if cutoff is None else (cutoff.value[0][0], cutoff.end[0][0])
+            return None if found is None else native.varying(deltas.numel, *found)
         if blocks.noise is not None or not isinstance(mask, Chance | Ranked):
             return None
+        if isinstance(mask, Chance):
+            states = [state for s in streams["noise"] if (state := s.state(begin)) is not None]
+            if len(states) == deltas.count:
+                return native.drawn(states, known["density"], end - begin)
         draws = [stream.draw(begin, end).view("int16") for stream in streams["noise"]]
         if isinstance(mask, Chance):
             return native.chance(draws, known["density"])

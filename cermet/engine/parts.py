@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from cermet.core.errors import MethodError
 from cermet.core.fingerprint import digest_bytes
@@ -60,7 +59,7 @@ class PiecePacker:
         ]
         self.digests = [0] * len(out.slots)
 
-    def add(self, begin: int, parts: Mapping[str, Tensor]) -> None:
+    def add(self, begin: int, parts: Mapping[str, torch.Tensor]) -> None:
         """Take the parts of the block that begins at flat element `begin`."""
         for index, slot in enumerate(self.out.slots):
             given = parts[slot.part.name]
@@ -83,13 +82,13 @@ class PiecePacker:
                 self._write(index, self.start // 8, torch.from_numpy(gathered))
         return self.digests
 
-    def _write(self, index: int, start: int, block: Tensor) -> None:
+    def _write(self, index: int, start: int, block: torch.Tensor) -> None:
         self.out.targets[index].put(start, block)
         raw = block.contiguous().view(torch.uint8).numpy()
         self.digests[index] += digest_bytes(raw, start * block.element_size())
 
 
-def _gather(bits: npt.NDArray[np.uint8], offset: int, value: Tensor) -> None:
+def _gather(bits: npt.NDArray[np.uint8], offset: int, value: torch.Tensor) -> None:
     """Put the bits of a block into those of its piece, from element `offset` of the piece on."""
     ones = (value != 0).cpu().numpy()
     lead = offset % 8
@@ -99,7 +98,7 @@ def _gather(bits: npt.NDArray[np.uint8], offset: int, value: Tensor) -> None:
     bits[offset // 8 : offset // 8 + len(packed)] |= packed
 
 
-def unpacked(stored: Tensor, begin: int, count: int) -> Tensor:
+def unpacked(stored: torch.Tensor, begin: int, count: int) -> torch.Tensor:
     """Bits as stored, from the byte that holds element `begin` on -> float32 zeros and ones."""
     lead = begin % 8
     bits = np.unpackbits(stored.numpy(), count=lead + count, bitorder="little")[lead:]

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cermet.checkpoints.front_matter import CARD
 from cermet.checkpoints.header import read_json
 from cermet.checkpoints.origin import Origin, Part
+from cermet.core.device import instructions
 from cermet.core.errors import FormatError, InputError
 from cermet.core.fingerprint import digest_hex, sha256_hex
 from cermet.engine.folder import RECORD, OutputFolder
@@ -57,7 +58,7 @@ def machine(device: str = "cpu") -> dict[str, str]:
     found = {
         "system": platform.system(),
         "processor": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": instructions(),
     }
     if device != "cpu":
         found["gpu"] = torch.cuda.get_device_name(device)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from cermet.core.errors import NonFiniteError
 from cermet.core.noise import Streams
 from cermet.core.rounds import Gram, Kth, Round, Rows, Sum
 from cermet.engine.executors import Stage
+from cermet.engine.leaves import Leaves, added
 from cermet.engine.search import Search, Searched
 from cermet.maths.vectors import Vectors
 
 __all__ = ["Reduced", "stages_of"]
+
+
+Piece = TypeVar("Piece")
 
 
 class Reduced(Searched, Protocol):
@@ -24,15 +29,15 @@ class Reduced(Searched, Protocol):
 
     name: str
 
-    def sums(self, spec: Sum, streams: Streams, begin: int, end: int) -> Tensor:
+    def sums(self, spec: Sum, streams: Streams, begin: int, end: int) -> Leaves:
         """Sums of a round's values over the leaves of a run."""
 
-    def grams(self, spec: Gram, streams: Streams, begin: int, end: int) -> Tensor:
+    def grams(self, spec: Gram, streams: Streams, begin: int, end: int) -> Leaves:
         """Inner products between the models over the leaves of a run."""
 
     def block_values(
         self, of: Callable[..., Any] | None, streams: Streams, begin: int, end: int
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """Values of one block, as `of` returns them."""
 
 
@@ -51,7 +56,7 @@ def stages_of(job: Reduced, spec: Round) -> Iterator[Stage]:
 
 
 def _gathered(
-    job: Reduced, reduce: Callable[[int, int], Tensor], parts: dict[int, Tensor]
+    job: Reduced, reduce: Callable[[int, int], Piece], parts: dict[int, Piece]
 ) -> Iterator[Stage]:
     """The stage in which every piece is reduced into `parts`, by where it starts."""
 
@@ -62,44 +67,39 @@ def _gathered(
     job.seen()
 
 
-def _ordered(parts: dict[int, Tensor]) -> Tensor:
-    return torch.cat([parts[start] for start in sorted(parts)], dim=-1)
+def _added(
+    job: Reduced, reduce: Callable[[Streams, int, int], Leaves]
+) -> Generator[Stage, None, npt.NDArray[np.float64]]:
+    """The stage in which every run of leaves is reduced; what comes of all leaves together."""
+    parts: dict[int, list[Leaves]] = {}
+
+    def piece(start: int, stop: int) -> list[Leaves]:
+        streams = job.streams()
+        return [reduce(streams, *run) for run in job.cut.runs(start, stop)]
+
+    yield from _gathered(job, piece, parts)
+    return added([run for start in sorted(parts) for run in parts[start]])
 
 
 def _sum(job: Reduced, spec: Sum) -> Iterator[Stage]:
-    parts: dict[int, Tensor] = {}
-
-    def add(start: int, stop: int) -> Tensor:
-        streams = job.streams()
-        leaves = [job.sums(spec, streams, *run) for run in job.cut.runs(start, stop)]
-        return torch.cat(leaves, dim=-1)
-
-    yield from _gathered(job, add, parts)
-    job.state[spec.name] = _ordered(parts).sum(dim=-1).cpu()
+    found = yield from _added(job, partial(job.sums, spec))
+    job.state[spec.name] = found if spec.arrays else torch.from_numpy(found)
 
 
 def _gram(job: Reduced, spec: Gram) -> Iterator[Stage]:
-    parts: dict[int, Tensor] = {}
-
-    def multiply(start: int, stop: int) -> Tensor:
-        streams = job.streams()
-        leaves = [job.grams(spec, streams, *run) for run in job.cut.runs(start, stop)]
-        return torch.cat(leaves, dim=-1)
-
-    yield from _gathered(job, multiply, parts)
-    gram = _ordered(parts).sum(dim=-1).cpu()
-    if not bool(torch.isfinite(gram).all()):
+    found = yield from _added(job, partial(job.grams, spec))
+    if not np.isfinite(found).all():
         raise NonFiniteError(
             f"Tensor '{job.name}' holds values so large that their squares leave the range "
             "of float32; no angle between its models can be measured."
         )
-    job.state[spec.name] = gram
+    job.state[spec.name] = found if spec.arrays else torch.from_numpy(found)
 
 
 def _rows(job: Reduced, spec: Rows) -> Iterator[Stage]:
-    parts: dict[int, Tensor] = {}
+    parts: dict[int, torch.Tensor] = {}
 
-    def look(start: int, stop: int) -> Tensor:
+    def look(start: int, stop: int) -> torch.Tensor:
         streams = job.streams()
         found = [
             job.block_values(spec.of, streams, begin, end)
@@ -108,4 +108,5 @@ def _rows(job: Reduced, spec: Rows) -> Iterator[Stage]:
         return torch.cat(found, dim=-1)
 
     yield from _gathered(job, look, parts)
-    job.state[spec.name] = Vectors(_ordered(parts), job.cut.unit)
+    whole = torch.cat([parts[start] for start in sorted(parts)], dim=-1)
+    job.state[spec.name] = Vectors(whole, job.cut.unit)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.cover import grain_of
@@ -53,7 +52,7 @@ class Digests:
     total: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, name: str, block: Tensor, start: int) -> None:
+    def add(self, name: str, block: torch.Tensor, start: int) -> None:
         """Count the elements of a flat block, which begins at element `start`."""
         raw = block.detach().contiguous().view(torch.uint8).numpy()
         self.count(name, digest_bytes(raw, start * block.element_size()))
@@ -120,12 +119,12 @@ class RestoreJob:
         if self.progress is not None:
             self.progress((stop - start) * self.target.dtype.itemsize)
 
-    def _block(self, begin: int, end: int) -> Tensor:
+    def _block(self, begin: int, end: int) -> torch.Tensor:
         """The restored block, float32; one expert's own is not multiplied by anything."""
         merged = self._read("merged", self.merged, begin, end)
         base = None if self.base is None else self._read("base", self.base, begin, end)
-        total: Tensor | None = None
-        shared: dict[str, Tensor | None] = {}  # read once, and counted once
+        total: torch.Tensor | None = None
+        shared: dict[str, torch.Tensor | None] = {}  # read once, and counted once
         for parts, weight in zip(self.parts, self.weights, strict=True):
             known = {}
             for part in self.method.parts:
@@ -136,20 +135,22 @@ class RestoreJob:
                     shared[part.name] = self._part(part, parts.get(part.name), begin, end)
                 known[part.name] = shared[part.name]
             assert self.method.restore is not None
-            own: Tensor = call(self.method.restore, merged, base=base, place=self.place, **known)
+            own: torch.Tensor = call(
+                self.method.restore, merged, base=base, place=self.place, **known
+            )
             if len(self.weights) == 1:
                 return own
             total = own.mul(weight) if total is None else total.add_(own, alpha=weight)
         assert total is not None
         return total
 
-    def _read(self, what: str, given: Input, begin: int, end: int) -> Tensor:
+    def _read(self, what: str, given: Input, begin: int, end: int) -> torch.Tensor:
         raw = given.source.block(given.name, begin, end)
         if given.source.exact:
             self.digests.add(what, raw, begin)
         return raw.to(torch.float32)
 
-    def _part(self, part: Part, name: str | None, begin: int, end: int) -> Tensor | None:
+    def _part(self, part: Part, name: str | None, begin: int, end: int) -> torch.Tensor | None:
         if name is None:
             return None
         if isinstance(part, Numbers):
@@ -161,14 +162,14 @@ class RestoreJob:
             self.digests.add(name, stored[counted - first :], counted)
         return unpacked(stored, begin, end - begin)
 
-    def _numbers(self, name: str, begin: int) -> Tensor:
+    def _numbers(self, name: str, begin: int) -> torch.Tensor:
         info = self.kept.tensors[name]
         stored = self.kept.block(name, 0, info.numel)
         if begin == 0:
             self.digests.add(name, stored, 0)
         return stored.to(torch.float32).reshape(info.shape)
 
-    def _rows(self, name: str, begin: int, end: int) -> Tensor:
+    def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
         shape = self.kept.tensors[name].shape[1:]
         first, last = (at // self.cut.unit * math.prod(shape) for at in (begin, end))
         stored = self.kept.block(name, first, last)

@@ -15,20 +15,22 @@ from typing import Any
 
 import torch
 
-from cermet.checkpoints.dtypes import FLOATS, SIZES, TORCH
+from cermet.checkpoints.dtypes import FLOATS, SIZES
 from cermet.checkpoints.reader import Checkpoint
 from cermet.checkpoints.writer import Layout, ShardWriter, Slot, layout
 from cermet.core.cover import grain_of
 from cermet.core.errors import DiskError
+from cermet.core.later import now
 from cermet.core.registry import call
 from cermet.core.types import Role
 from cermet.engine.blocks import Input
 from cermet.engine.copy import CopyJob
+from cermet.engine.done import Done
 from cermet.engine.executors import one_thread
 from cermet.engine.folder import OutputFolder
 from cermet.engine.geometry import geometry
 from cermet.engine.group import grouped
-from cermet.engine.job import Done, Job
+from cermet.engine.job import Job
 from cermet.engine.journal import Journal
 from cermet.engine.memory import (
     MemoryGauge,
@@ -129,7 +131,7 @@ def job_of(
         needs={name: [given(n) for n in named] for name, named in task.needs.items()},
         seed=seed,
         noise=noise,
-        dtype=TORCH[compute] if compute is not None else None,
+        dtype=compute,
         device=options.device,
         place=task.place,
         block=options.block or block_of(task, options),
@@ -219,6 +221,8 @@ def merge_plan(
                 continuing.append(job)
             yield job
 
+    if not all(job.light for job in _jobs(plan, options, journal, writers, told)):
+        now("torch")  # once, and not by every worker for itself
     try:
         with one_thread():
             executor.run(grouped(jobs()))

@@ -8,8 +8,6 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cermet.core.noise import Streams
 from cermet.core.registry import Kth, call, takes
@@ -33,10 +31,10 @@ class Searched(Protocol):
     def streams(self) -> Streams:
         """Fresh random numbers for one piece."""
 
-    def values(
-        self, of: Callable[..., Any] | None, streams: Streams, start: int, stop: int
-    ) -> Tensor:
-        """Values of `of` [..., elements] for the elements [start, stop)."""
+    def looked_at(
+        self, of: Callable[..., Any] | None, streams: Streams, blocks: Sequence[tuple[int, int]]
+    ) -> Floats:
+        """Values of `of` [rows, elements] of some blocks, end to end."""
 
     def tallies(
         self, spec: Kth, brackets: Mapping[tuple[int, int], Bracket], begin: int, end: int,
@@ -98,11 +96,10 @@ class Search:
             if len(self.jobs) == 1:
                 return None
             blocks = list(cut.blocks(0, cut.numel))
-        values = torch.cat([job.values(self.spec.of, streams, s, e) for s, e in blocks], dim=-1)
+        values = job.looked_at(self.spec.of, streams, blocks)
         share = max(1, _SAMPLE * cut.numel // self.numel)
         step = max(1, values.shape[-1] // share) if len(self.jobs) > 1 else 1
-        found: Floats = values[..., ::step].cpu().numpy()
-        return found
+        return values[..., ::step]
 
     def sample(self) -> None:
         """Guess brackets from a few blocks."""
@@ -161,8 +158,8 @@ class Search:
                 continue
             job, start = self._leaf(found.leaf)
             stop = min(start + job.cut.leaf, job.cut.numel)
-            values = job.values(self.spec.of, job.streams(), start, stop)[key[0]]
-            ties = (values == float(found.value)).nonzero().reshape(-1)
+            values = job.looked_at(self.spec.of, job.streams(), [(start, stop)])[key[0]]
+            ties = np.flatnonzero(values == np.float32(found.value))
             self.ends[key] = self.offsets[job] + start + int(ties[found.within - 1]) + 1
 
     def _leaf(self, index: int) -> tuple[Searched, int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.adapters import Adapted, Adapter
 from cermet.checkpoints.header import TensorInfo
@@ -35,7 +34,7 @@ class Span:
         self._made: Spanned | None = None
         self._lock = threading.Lock()
 
-    def core(self, number: int) -> Tensor:
+    def core(self, number: int) -> torch.Tensor:
         """X of one adapter, float32 [p, q]; zero where it lacks the module."""
         return self._spanned().cores[number]
 
@@ -95,6 +94,6 @@ class Cores:
             for name, span in self._spans.items()
         }
 
-    def block(self, name: str, start: int, stop: int) -> Tensor:
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of a row-major core, 1-D, float32."""
         return self._spans[name].core(self._number).view(-1)[start:stop]

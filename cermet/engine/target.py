@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, Union
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from cermet.checkpoints.dtypes import NAMES
 from cermet.checkpoints.writer import ShardWriter
 
-__all__ = ["MemoryTarget", "ShardTarget", "Target"]
+__all__ = ["MemoryTarget", "ShardTarget", "Target", "Written", "as_tensor"]
+
+
+# as a string: torch is not imported for its name
+Written = Union["torch.Tensor", npt.NDArray[Any]]
+"""A finished block: a tensor, or its bytes as the compiled kernels have made them."""
+
+
+def as_tensor(block: Written, dtype: torch.dtype) -> torch.Tensor:
+    """A finished block of a dtype as a tensor, without a copy."""
+    return torch.from_numpy(block).view(dtype) if isinstance(block, np.ndarray) else block
 
 
 class Target(Protocol):
-    """One output tensor, seen flat."""
+    """One output tensor, seen flat; `stored` is its dtype as files spell it."""
+
+    @property
+    def stored(self) -> str: ...
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -21,25 +36,26 @@ class Target(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def put(self, start: int, block: Tensor) -> None:
-        """Write a finished 1-D block, of the output's dtype and device, from `start` on."""
+    def put(self, start: int, block: Written) -> None:
+        """Write a finished 1-D block of the output's dtype from `start` on."""
 
-    def view(self, start: int, stop: int) -> Tensor:
+    def view(self, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) in place, for methods that do not write along the tensor."""
 
 
 class MemoryTarget:
     """A contiguous tensor in memory."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor) -> None:
         self.dtype, self.device = tensor.dtype, tensor.device
+        self.stored = NAMES[tensor.dtype]
         self._flat = tensor.view(-1)
 
-    def put(self, start: int, block: Tensor) -> None:
+    def put(self, start: int, block: Written) -> None:
         """Copy a finished block into the tensor."""
-        self._flat[start : start + len(block)] = block
+        self._flat[start : start + len(block)] = as_tensor(block, self.dtype)
 
-    def view(self, start: int, stop: int) -> Tensor:
+    def view(self, start: int, stop: int) -> torch.Tensor:
         """A slice of the tensor."""
         return self._flat[start:stop]
 
@@ -48,13 +64,27 @@ class ShardTarget:
     """One tensor of a shard writer."""
 
     def __init__(self, writer: ShardWriter, name: str) -> None:
-        self.dtype, self.device = writer.dtype(name), torch.device("cpu")
         self._writer, self._name = writer, name
 
-    def put(self, start: int, block: Tensor) -> None:
+    @property
+    def stored(self) -> str:
+        """The dtype as the file's header spells it."""
+        return self._writer.plan.slots[self._name].dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the tensor."""
+        return self._writer.dtype(self._name)
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def put(self, start: int, block: Written) -> None:
         """Write a finished block into the file."""
         self._writer.put(self._name, start, block)
 
-    def view(self, start: int, stop: int) -> Tensor:
+    def view(self, start: int, stop: int) -> torch.Tensor:
         """A part of the file, mapped."""
         return self._writer.view(self._name, start, stop)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.anatomy import survey
 from cermet.checkpoints.dtypes import FLOATS, TORCH
@@ -36,18 +35,18 @@ Steps = Sequence[str | tuple[str, Mapping[str, Any]]]
 
 def merge_tensors(
     method: str | Steps,
-    base: Mapping[str, Tensor] | None,
-    experts: Sequence[Mapping[str, Tensor]],
+    base: Mapping[str, torch.Tensor] | None,
+    experts: Sequence[Mapping[str, torch.Tensor]],
     *,
     seed: int = 0,
-    noise: Mapping[str, Tensor] | None = None,
+    noise: Mapping[str, torch.Tensor] | None = None,
     needs: Mapping[str, Any] | None = None,
     task: int | Mapping[int, float] | None = None,
     threads: int = 1,
     memory: int = DEFAULT_BUDGET,
     block: int | None = None,
     **parameters: Any,
-) -> dict[str, Tensor]:
+) -> dict[str, torch.Tensor]:
     """Run any method on tensors in memory, with the code that `merge` runs.
 
     Parameters
@@ -83,8 +82,8 @@ def merge_tensors(
     held, statistics = _statistics(found, needs or {}, len(experts), len(checkpoints))
     weights = _weights(found, task, len(experts))
     labels = [str(i) for i in range(len(experts))]
-    out: dict[str, Tensor] = {}
-    kept: dict[str, Tensor] = {}
+    out: dict[str, torch.Tensor] = {}
+    kept: dict[str, torch.Tensor] = {}
     work = torch.device("cpu") if task is not None else device
     options = Options(memory, threads, str(work), block=block)
     jobs: list[Staged] = []
@@ -130,7 +129,7 @@ def _refuse(found: Method, count: int, *, based: bool, drawn: bool) -> None:
         raise MethodError(f"'{name}' does not take {count} experts.")
 
 
-def device_of(models: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> torch.device:
+def device_of(models: Sequence[Mapping[str, torch.Tensor]], names: Sequence[str]) -> torch.device:
     """The device of all tensors; MismatchError where they are on several."""
     first: torch.device | None = None
     for label, model in zip(names, models, strict=False):
@@ -168,10 +167,10 @@ def _restored(
     tasks: Sequence[Task],
     checkpoints: tuple[MemoryCheckpoint, ...],
     kept: MemoryCheckpoint,
-    merged: Mapping[str, Tensor],
+    merged: Mapping[str, torch.Tensor],
     weights: Mapping[int, float],
     options: Options,
-) -> dict[str, Tensor]:
+) -> dict[str, torch.Tensor]:
     """The model of some experts out of what a merge has left in memory."""
     source = MemoryCheckpoint("merged", merged)
     out, jobs = dict(merged), []
@@ -207,7 +206,7 @@ def _found(method: str | Steps, given: Mapping[str, Any], count: int) -> tuple[M
     return found, values
 
 
-def _draws(noise: Mapping[str, Tensor], task: Task, count: int) -> Tensor | None:
+def _draws(noise: Mapping[str, torch.Tensor], task: Task, count: int) -> torch.Tensor | None:
     """The draws that a caller gives for a tensor; MethodError where they do not fit it."""
     if task.method is None:
         return None

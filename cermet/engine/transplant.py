@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cermet.checkpoints.dtypes import FLOATS
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.errors import MismatchError, NonFiniteError
 from cermet.core.fingerprint import digest_bytes
-from cermet.engine.job import Done, Piece
+from cermet.engine.done import Done
+from cermet.engine.job import Piece
 from cermet.engine.target import Target
 from cermet.maths.pursuit import Atoms, Pursuit, batch_size, pursue
 
@@ -66,7 +66,7 @@ class Matrix:
     checkpoint: Checkpoint
     name: str
 
-    def rows(self) -> Tensor:
+    def rows(self) -> torch.Tensor:
         """As it is stored, [rows, width]; of a mapped file a view."""
         info = self.checkpoint.tensors[self.name]
         if info.dtype not in FLOATS or len(info.shape) != 2:
@@ -76,7 +76,7 @@ class Matrix:
             )
         return self.checkpoint.block(self.name, 0, info.numel).view(info.shape)
 
-    def finite(self, rows: Tensor, ids: NDArray[np.int64]) -> Tensor:
+    def finite(self, rows: torch.Tensor, ids: NDArray[np.int64]) -> torch.Tensor:
         """Some of its rows, unless one of them holds NaN or infinity."""
         good = torch.isfinite(rows).all(dim=1)
         if not bool(good.all()):
@@ -96,14 +96,14 @@ class Sparse:
     of the donor's row; baseline: [n], the same for the mean of the dictionary in place of a sum.
     """
 
-    rows: list[Tensor] = field(default_factory=list)
-    indices: list[Tensor] = field(default_factory=list)
-    coefficients: list[Tensor] = field(default_factory=list)
-    error: list[Tensor] = field(default_factory=list)
-    baseline: list[Tensor] = field(default_factory=list)
+    rows: list[torch.Tensor] = field(default_factory=list)
+    indices: list[torch.Tensor] = field(default_factory=list)
+    coefficients: list[torch.Tensor] = field(default_factory=list)
+    error: list[torch.Tensor] = field(default_factory=list)
+    baseline: list[torch.Tensor] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, rows: Tensor, found: Pursuit, baseline: Tensor) -> None:
+    def add(self, rows: torch.Tensor, found: Pursuit, baseline: torch.Tensor) -> None:
         """Add what was found for some rows."""
         with self._lock:
             self.rows.append(rows)
@@ -183,7 +183,7 @@ class TransplantJob:
         """Elements of the output."""
         return len(self.vocabulary.origin) * self.width
 
-    def _donor_rows(self, ids: NDArray[np.int64]) -> Tensor:
+    def _donor_rows(self, ids: NDArray[np.int64]) -> torch.Tensor:
         rows = self.theirs.index_select(0, torch.from_numpy(ids))
         return self.donor.finite(rows, ids)
 
@@ -222,7 +222,7 @@ class TransplantJob:
             raw = flat.view(torch.uint8).numpy()
             self.finished(Done(begin, end, digest_bytes(raw, begin * flat.element_size()), []))
 
-    def _approximated(self, ids: NDArray[np.int64]) -> Tensor:
+    def _approximated(self, ids: NDArray[np.int64]) -> torch.Tensor:
         """Rows of the model for tokens of the donor alone, float64 [ids, width]."""
         assert self.atoms is not None
         wanted = self._donor_rows(ids).to(torch.float64)
@@ -239,8 +239,8 @@ class TransplantJob:
 
 
 def moved_vector(
-    values: Tensor, vocabulary: Vocabulary, sparse: Sparse, dtype: torch.dtype
-) -> Tensor:
+    values: torch.Tensor, vocabulary: Vocabulary, sparse: Sparse, dtype: torch.dtype
+) -> torch.Tensor:
     """A number for each token, such as a head's bias, by what was found for its matrix.
 
     values: [rows of the model]. The numbers of new tokens are the same sums as their rows.

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from cermet.core.errors import InputError, MismatchError, NonFiniteError
 from cermet.evaluate.examples import Head, Images
@@ -62,9 +61,9 @@ class Asked:
 class Answered:
     """The arrays of `Outcomes`, and the number of tokens that were written."""
 
-    scores: Float[Tensor, "examples"]
-    sizes: Float[Tensor, "examples"]
-    answers: Int[Tensor, "examples"]
+    scores: Float[torch.Tensor, "examples"]
+    sizes: Float[torch.Tensor, "examples"]
+    answers: Int[torch.Tensor, "examples"]
     written: int = 0
 
 
@@ -146,7 +145,9 @@ def _see(network: Network, asked: Asked, tick: Tick) -> Answered:
     return _headed(network, asked, image_vectors(network, asked.examples.pixels, tick))
 
 
-def _headed(network: Network, asked: Asked, vectors: Float[Tensor, "examples width"]) -> Answered:
+def _headed(
+    network: Network, asked: Asked, vectors: Float[torch.Tensor, "examples width"]
+) -> Answered:
     """The label whose row of the frozen head a vector fits best."""
     head = asked.head
     assert head is not None
@@ -170,7 +171,9 @@ def _classify(network: Network, asked: Asked, tick: Tick) -> Answered:
     return _labels(network, asked, label_logits(network, asked.rows, tick))
 
 
-def _labels(network: Network, asked: Asked, logits: Float[Tensor, "examples labels"]) -> Answered:
+def _labels(
+    network: Network, asked: Asked, logits: Float[torch.Tensor, "examples labels"]
+) -> Answered:
     _check_finite(network, logits)
     examples = asked.examples
     pictures = isinstance(examples, Images)
@@ -206,11 +209,13 @@ def _choose(network: Network, asked: Asked, tick: Tick) -> Answered:
     return _right(found == torch.tensor([e.answer for e in asked.examples]), found)
 
 
-def _right(right: Tensor, answers: Int[Tensor, "examples"], written: int = 0) -> Answered:
+def _right(
+    right: torch.Tensor, answers: Int[torch.Tensor, "examples"], written: int = 0
+) -> Answered:
     return Answered(right.float(), torch.ones(len(right)), answers, written)
 
 
-def _check_finite(network: Network, values: Float[Tensor, "..."]) -> None:
+def _check_finite(network: Network, values: Float[torch.Tensor, "..."]) -> None:
     if not bool(values.isfinite().all()):
         raise NonFiniteError(f"'{network.folder}' gives NaN or infinity in place of outputs.")
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from cermet.core.errors import FormatError, InputError, NonFiniteError
 from cermet.recipes.pool import Kind, Split, Task
@@ -57,8 +56,8 @@ class Choice:
 class Images:
     """Images and their labels."""
 
-    pixels: UInt8[Tensor, "images channels height width"]
-    labels: Int[Tensor, "images"]
+    pixels: UInt8[torch.Tensor, "images channels height width"]
+    labels: Int[torch.Tensor, "images"]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,8 +70,8 @@ class Images:
 class Head:
     """A linear map from vectors to labels; `bias` is None where only angles count."""
 
-    weight: Float[Tensor, "labels width"]
-    bias: Float[Tensor, "labels"] | None
+    weight: Float[torch.Tensor, "labels width"]
+    bias: Float[torch.Tensor, "labels"] | None
 
     @property
     def labels(self) -> int:
@@ -206,7 +205,7 @@ def read_head(task: Task) -> Head:
     return Head(weight, None if bias is None else bias.float())
 
 
-def _tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+def _tensors(path: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, "pt") as file:
             missing = [n for n in names if n not in file.keys()]  # noqa: SIM118 - no mapping

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from cermet.inference.loading import load_module
 from cermet.inference.tokens import Tokenizer, marked, padded
@@ -31,7 +30,7 @@ class Encoder:
         self._tokenizer = Tokenizer(folder)
         self.model: Any = load_module(folder, "encoder").module.eval()
 
-    def tokens(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "texts tokens"]]:
+    def tokens(self, texts: Sequence[str]) -> dict[str, Int[torch.Tensor, "texts tokens"]]:
         """Token ids and attention mask, padded to the longest of the texts."""
         rows = self._tokenizer.framed(texts, LONGEST)
         return {
@@ -40,13 +39,13 @@ class Encoder:
         }
 
     def pooled(
-        self, tokens: dict[str, Int[Tensor, "texts tokens"]]
-    ) -> Float[Tensor, "texts width"]:
+        self, tokens: dict[str, Int[torch.Tensor, "texts tokens"]]
+    ) -> Float[torch.Tensor, "texts width"]:
         """Mean-pooled last hidden states, with gradients where they are enabled."""
         hidden = self.model(**tokens).last_hidden_state
         return mean_pool(hidden, tokens["attention_mask"])
 
-    def embed(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
+    def embed(self, texts: Sequence[str]) -> Float[torch.Tensor, "texts width"]:
         """Embeddings of length 1, in the order of the texts, made in batches of 64."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = torch.empty(len(texts), self.model.config.hidden_size)
@@ -59,8 +58,8 @@ class Encoder:
 
 
 def mean_pool(
-    hidden: Float[Tensor, "texts tokens width"], mask: Int[Tensor, "texts tokens"]
-) -> Float[Tensor, "texts width"]:
+    hidden: Float[torch.Tensor, "texts tokens width"], mask: Int[torch.Tensor, "texts tokens"]
+) -> Float[torch.Tensor, "texts width"]:
     """The mean over the tokens where the mask is 1."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1.0)

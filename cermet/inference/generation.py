@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
 
 from cermet.core.errors import NonFiniteError
 from cermet.inference.network import Network
@@ -50,8 +49,8 @@ def greedy(
 
 
 def _written(
-    network: Network, prompts: Sequence[Row], stopping: Bool[Tensor, "vocabulary"], most: int
-) -> Int[Tensor, "prompts tokens"]:
+    network: Network, prompts: Sequence[Row], stopping: Bool[torch.Tensor, "vocabulary"], most: int
+) -> Int[torch.Tensor, "prompts tokens"]:
     """What a batch goes on with, at least until each has stopped."""
     ids = network.moved(padded(prompts, 0, left=True))
     mask = network.moved(marked(prompts, left=True))

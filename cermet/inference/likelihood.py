@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.inference.network import Network
 from cermet.inference.tokens import Row, batches, padded
@@ -49,10 +48,10 @@ def windows(row: int, ids: Row, begin: int | None, longest: int) -> Iterator[Sco
 
 def surprise(
     network: Network, asked: Sequence[Scored], rows: int, tick: Callable[[int], None]
-) -> Float[Tensor, "rows"]:
+) -> Float[torch.Tensor, "rows"]:
     """Negative log-likelihood in nats of what is asked, summed by row in float64, on the CPU."""
     lengths = [len(a.ids) - 1 for a in asked]
-    order, found = list[int](), list[Tensor]()
+    order, found = list[int](), list[torch.Tensor]()
     budget = min(_TOKENS, _LOGITS // int(network.config.vocab_size))
     with torch.inference_mode():
         for batch in batches(lengths, budget, _ROWS):

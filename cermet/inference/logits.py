@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.core.errors import ExtraError, FormatError, InputError
 from cermet.inference.loading import library, load_tokenizer, quiet
@@ -38,7 +37,7 @@ class Outputs:
     """
 
     architecture: str
-    values: Tensor
+    values: torch.Tensor
     loss: float | None
 
     @property
@@ -53,7 +52,7 @@ class Outputs:
         return float((self.values.argmax(-1) == other.values.argmax(-1)).float().mean())
 
 
-def _tokens(folder: Path, vocabulary: int) -> list[Tensor]:
+def _tokens(folder: Path, vocabulary: int) -> list[torch.Tensor]:
     """Token ids [1, length] of each sentence; fixed ids where no tokenizer can be read."""
     try:
         tokenizer = load_tokenizer(folder)
@@ -111,6 +110,6 @@ def outputs_of(folder: Path, adapter: Path | None = None) -> Outputs:
     return Outputs(type(model).__name__, torch.cat(values), loss)
 
 
-def _surprise(logits: Tensor, ids: Tensor, ahead: int) -> Tensor:
+def _surprise(logits: torch.Tensor, ids: torch.Tensor, ahead: int) -> torch.Tensor:
     """Mean negative log-likelihood of the token that stands `ahead` positions further on."""
     return torch.nn.functional.cross_entropy(logits[: len(logits) - ahead], ids[ahead:])

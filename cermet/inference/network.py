@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cermet.checkpoints.reader import open_checkpoint
 from cermet.core.errors import InputError
@@ -71,7 +70,7 @@ class Network:
                 f"{known} tokens."
             )
 
-    def moved(self, tensor: Tensor) -> Tensor:
+    def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the CPU, on the network's device; work that goes on there is not waited for.
 
         Only what is pinned is copied beside that work, and torch keeps it until the copy is made.
@@ -98,7 +97,7 @@ class Network:
     def _copied(self, folder: Path) -> bool:
         """Whether every weight was found under the module's own names, and copied."""
         checkpoint = open_checkpoint(folder)
-        own: dict[str, Tensor] = self.module.state_dict()
+        own: dict[str, torch.Tensor] = self.module.state_dict()
         names = list(checkpoint.tensors)
         places = {
             n: self._loaded.place(n, own)

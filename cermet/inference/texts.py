@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.errors import InputError
 from cermet.inference.network import Network
@@ -36,7 +35,7 @@ class Losses:
     count: of tokens, or of labels. right: how many of them the model prefers to all others.
     """
 
-    total: Float[Tensor, ""]
+    total: Float[torch.Tensor, ""]
     count: int
     right: int
 
@@ -78,7 +77,7 @@ class TextModel:
                 "give one as pad_token in its tokenizer_config.json."
             )
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, torch.Tensor]:
         """Parameters, and buffers of floats that are stored, by name; tied ones once."""
         stored = self.module.state_dict(keep_vars=True)
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
@@ -98,8 +97,8 @@ class TextModel:
     def losses(
         self,
         examples: Sequence[Example],
-        weights: Mapping[str, Float[Tensor, "..."]],
-        scale: Float[Tensor, ""],
+        weights: Mapping[str, Float[torch.Tensor, "..."]],
+        scale: Float[torch.Tensor, ""],
     ) -> Losses:
         """The loss on some examples with other weights than the model's, all logits times `scale`.
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from cermet.core.fingerprint import sha256_hex
 from cermet.inference.loading import load_tokenizer, tokenizer_in
@@ -84,7 +83,9 @@ def batches(lengths: Sequence[int], budget: int, most: int) -> list[list[int]]:
     return found
 
 
-def padded(rows: Sequence[Row], filler: int, *, left: bool = False) -> Int[Tensor, "rows tokens"]:
+def padded(
+    rows: Sequence[Row], filler: int, *, left: bool = False
+) -> Int[torch.Tensor, "rows tokens"]:
     """One tensor of some rows, filled up on one side."""
     width = max(map(len, rows))
     full = [[filler] * (width - len(r)) + list(r) if left else
@@ -92,6 +93,6 @@ def padded(rows: Sequence[Row], filler: int, *, left: bool = False) -> Int[Tenso
     return torch.tensor(full, dtype=torch.long).view(len(rows), width)
 
 
-def marked(rows: Sequence[Row], *, left: bool = False) -> Int[Tensor, "rows tokens"]:
+def marked(rows: Sequence[Row], *, left: bool = False) -> Int[torch.Tensor, "rows tokens"]:
     """1 where `padded` of the same rows has a token of theirs, and 0 where it is filled up."""
     return padded([[1] * len(row) for row in rows], 0, left=left)

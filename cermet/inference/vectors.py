@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
 
 from cermet.core.errors import InputError
 from cermet.inference.encoder import mean_pool
@@ -25,10 +24,14 @@ _ROWS = 256
 _IMAGES = 64
 
 
-def text_vectors(network: Network, rows: Sequence[Row], tick: Tick) -> Float[Tensor, "texts width"]:
+def text_vectors(
+    network: Network, rows: Sequence[Row], tick: Tick
+) -> Float[torch.Tensor, "texts width"]:
     """The mean of each text's last hidden states, in the order of the rows."""
 
-    def pooled(ids: Int[Tensor, "texts tokens"], mask: Int[Tensor, "texts tokens"] | None) -> Any:
+    def pooled(
+        ids: Int[torch.Tensor, "texts tokens"], mask: Int[torch.Tensor, "texts tokens"] | None
+    ) -> Any:
         hidden = network.module(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden.mean(1) if mask is None else mean_pool(hidden, mask)
 
@@ -37,18 +40,20 @@ def text_vectors(network: Network, rows: Sequence[Row], tick: Tick) -> Float[Ten
 
 def label_logits(
     network: Network, rows: Sequence[Row], tick: Tick
-) -> Float[Tensor, "texts labels"]:
+) -> Float[torch.Tensor, "texts labels"]:
     """A sequence classifier's logits, in the order of the rows."""
 
-    def logits(ids: Int[Tensor, "texts tokens"], mask: Int[Tensor, "texts tokens"] | None) -> Any:
+    def logits(
+        ids: Int[torch.Tensor, "texts tokens"], mask: Int[torch.Tensor, "texts tokens"] | None
+    ) -> Any:
         return network.module(input_ids=ids, attention_mask=mask).logits
 
     return _by_batch(network, rows, tick, logits)
 
 
 def image_vectors(
-    network: Network, images: UInt8[Tensor, "images channels height width"], tick: Tick
-) -> Float[Tensor, "images hidden"]:
+    network: Network, images: UInt8[torch.Tensor, "images channels height width"], tick: Tick
+) -> Float[torch.Tensor, "images hidden"]:
     """The last hidden state of the first token, which ViT calls CLS, of each image.
 
     Pixels are brought from [0, 255] to [-1, 1]. Raises InputError where the encoder takes no such
@@ -67,7 +72,9 @@ def image_vectors(
     return torch.cat(found).float().cpu()
 
 
-def _check_images(network: Network, images: UInt8[Tensor, "images channels height width"]) -> None:
+def _check_images(
+    network: Network, images: UInt8[torch.Tensor, "images channels height width"]
+) -> None:
     config = network.module.config
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
     if size is None or channels is None:
@@ -81,8 +88,8 @@ def _check_images(network: Network, images: UInt8[Tensor, "images channels heigh
 
 
 def _by_batch(
-    network: Network, rows: Sequence[Row], tick: Tick, run: Callable[..., Tensor]
-) -> Float[Tensor, "texts width"]:
+    network: Network, rows: Sequence[Row], tick: Tick, run: Callable[..., torch.Tensor]
+) -> Float[torch.Tensor, "texts width"]:
     lengths = [len(r) for r in rows]
     filler = getattr(network.config, "pad_token_id", None) or 0
     order, found = list[int](), []

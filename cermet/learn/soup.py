@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.anatomy import survey
 from cermet.core.errors import MismatchError, NonFiniteError
@@ -124,7 +123,7 @@ class _Mixture:
             self._fill(index, other)
         self.rows = dict.fromkeys(self.stacks, 0)
 
-    def _fill(self, index: int, weights: Mapping[str, Tensor]) -> None:
+    def _fill(self, index: int, weights: Mapping[str, torch.Tensor]) -> None:
         for name, stack in self.stacks.items():
             stack[index] = weights[name]
 
@@ -139,8 +138,8 @@ class _Mixture:
     def losses(
         self,
         examples: Sequence[Example],
-        alpha: Float[Tensor, "groups models"],
-        scale: Float[Tensor, ""],
+        alpha: Float[torch.Tensor, "groups models"],
+        scale: Float[torch.Tensor, ""],
     ) -> Losses:
         """Of one forward pass."""
         mixed = {
@@ -150,7 +149,7 @@ class _Mixture:
         return self.model.losses(examples, mixed, scale)
 
     def score(
-        self, examples: Sequence[Example], alpha: Float[Tensor, "groups models"], batch: int
+        self, examples: Sequence[Example], alpha: Float[torch.Tensor, "groups models"], batch: int
     ) -> Score:
         """Over all the examples, weighted by their tokens."""
         total, count, right = 0.0, 0, 0
@@ -187,7 +186,7 @@ def learn_soup(
     scale = torch.ones((), requires_grad=labelled)
     alpha, curve = _descend(mixture, parted.learn, len(names), scale, settings, tick)
 
-    def score(shares: Float[Tensor, "groups models"]) -> Score:
+    def score(shares: Float[torch.Tensor, "groups models"]) -> Score:
         return mixture.score(parted.report, shares, settings.batch)
 
     alone = [score(row.expand(len(names), -1)) for row in torch.eye(len(folders))]
@@ -209,10 +208,10 @@ def _descend(
     mixture: _Mixture,
     examples: Sequence[Example],
     groups: int,
-    scale: Float[Tensor, ""],
+    scale: Float[torch.Tensor, ""],
     settings: Settings,
     tick: Tick | None,
-) -> tuple[Tensor, tuple[float, ...]]:
+) -> tuple[torch.Tensor, tuple[float, ...]]:
     """The shares in float64 [groups, models], and the loss of each step.
 
     The scale is learnt, in place, if it asks for a gradient.

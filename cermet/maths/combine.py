@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from cermet.maths import native
 from cermet.maths.select import Cutoff
@@ -36,15 +35,17 @@ _NO_SUM = 1e-8  # weights that sum to less than this are taken to cancel
 
 
 def weighted_sum(
-    blocks: Tensor, weights: Sequence[float], keep: Cutoff | Tensor | None = None
-) -> Tensor:
+    blocks: torch.Tensor, weights: Sequence[float], keep: Cutoff | torch.Tensor | None = None
+) -> torch.Tensor:
     """Σ wᵢ·xᵢ over the first axis: [models, *block] -> [*block], in order of the models.
 
     `keep`: what of the blocks counts, as in `sparsify.kept_of`; all by default.
     """
     rows = _natively(blocks, keep)
-    if rows is not None and (made := rows.summed(weights, _kept(keep), torch.float32)):
-        return made[0].view(blocks.shape[1:])
+    if rows is not None:
+        out = torch.empty(blocks.shape[1:])
+        if rows.summed(out, weights, _kept(keep)) is not None:
+            return out
     blocks = kept_of(blocks, keep)
     first, *others = blocks.unbind()
     if others and weights[0] == 1.0:
@@ -58,29 +59,29 @@ def weighted_sum(
     return total
 
 
-def _natively(blocks: Tensor, keep: Cutoff | Tensor | None) -> native.Deltas | None:
+def _natively(blocks: torch.Tensor, keep: Cutoff | torch.Tensor | None) -> native.Deltas | None:
     """The rows of a float32 block as the compiled kernels take them, where they do."""
-    given = (blocks, keep) if isinstance(keep, Tensor) else (blocks,)
+    given = (blocks, keep) if isinstance(keep, torch.Tensor) else (blocks,)
     if not native.plain(*given):
         return None
     return native.stored(blocks.unbind())
 
 
-def _kept(keep: Cutoff | Tensor | None) -> native.Keep:
+def _kept(keep: Cutoff | torch.Tensor | None) -> native.Keep:
     return native_cuts(keep) if isinstance(keep, Cutoff) else keep
 
 
-def at_least(values: Tensor, threshold: float) -> Tensor:
+def at_least(values: torch.Tensor, threshold: float) -> torch.Tensor:
     """1.0 where values >= threshold, else 0.0; NaN gives 0.0."""
     return torch.ge(values, threshold, out=torch.empty_like(values))
 
 
-def elected_sign(total: Tensor) -> Tensor:
+def elected_sign(total: torch.Tensor) -> torch.Tensor:
     """+1 where the total is zero or more, -1 below."""
     return at_least(total, 0.0).mul_(2.0).sub_(1.0)
 
 
-def scaled_(blocks: Tensor, factors: Sequence[float]) -> Tensor:
+def scaled_(blocks: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
     """Each model's block [models, *block] times the model's factor, in place."""
     for block, factor in zip(blocks, factors, strict=True):
         block.mul_(factor)
@@ -100,27 +101,29 @@ def mean_coefficients(
 
 
 def consensus(
-    deltas: Tensor,
+    deltas: torch.Tensor,
     factors: Sequence[float],
     shares: Sequence[float],
     *,
     normalize: bool,
     scale: float = 1.0,
-    keep: Cutoff | Tensor | None = None,
+    keep: Cutoff | torch.Tensor | None = None,
     equal_votes: bool = False,
-) -> Tensor:
+) -> torch.Tensor:
     """`scale` times the sum (or mean, by shares) of the fᵢδᵢ with the sign of their total.
 
     `keep`: what of the deltas counts, as in `sparsify.kept_of`; all by default. With
     `equal_votes` the sign is that of the sum of the deltas, without the factors.
     """
     rows = _natively(deltas, keep)
-    made = None if rows is None else rows.elected(
-        factors, shares, _kept(keep), torch.float32,
-        plain=equal_votes, normalize=normalize, scale=scale,
-    )  # fmt: skip
-    if made is not None:
-        return made[0].view(deltas.shape[1:])
+    if rows is not None:
+        out = torch.empty(deltas.shape[1:])
+        most = rows.elected(
+            out, factors, shares, _kept(keep),
+            plain=equal_votes, normalize=normalize, scale=scale,
+        )  # fmt: skip
+        if most is not None:
+            return out
     kept = deltas.clone() if keep is None else kept_of(deltas, keep)
     ones = [1.0] * len(factors)
     votes = weighted_sum(kept, ones) if equal_votes else None
@@ -129,14 +132,14 @@ def consensus(
     return agreeing_mean(weighted, shares, sign, normalize=normalize).mul_(scale)
 
 
-def elected(total: Tensor, at_zero: float) -> Tensor:
+def elected(total: torch.Tensor, at_zero: float) -> torch.Tensor:
     """Sign of the total, `at_zero` (1 or -1) where it is 0."""
     sign = torch.sign(total)
     none = torch.eq(sign, 0.0, out=torch.empty_like(sign))
     return sign.add_(none, alpha=at_zero)
 
 
-def largest_agreeing(deltas: Tensor, sign: Tensor) -> Tensor:
+def largest_agreeing(deltas: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     """The largest of the deltas that have the elected sign, 0 where none has: [*block].
 
     `deltas` [models, *block] are overwritten.
@@ -145,8 +148,11 @@ def largest_agreeing(deltas: Tensor, sign: Tensor) -> Tensor:
 
 
 def needed_by_each(
-    deltas: Tensor, total: Tensor, thresholds: Sequence[float], out: Tensor | None = None
-) -> Tensor:
+    deltas: torch.Tensor,
+    total: torch.Tensor,
+    thresholds: Sequence[float],
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """1.0 where a model needs an entry of the total: |δᵢ| > tᵢ|total − δᵢ| (TALL-masks).
 
     `out`: where to write it [models, *block]; new memory by default.
@@ -158,7 +164,9 @@ def needed_by_each(
     return masks
 
 
-def needed_by(deltas: Tensor, total: Tensor, thresholds: Sequence[float], least: int) -> Tensor:
+def needed_by(
+    deltas: torch.Tensor, total: torch.Tensor, thresholds: Sequence[float], least: int
+) -> torch.Tensor:
     """1.0 where at least so many models need an entry, as in `needed_by_each`: [*block]."""
     count, room = torch.zeros_like(total), torch.empty_like(deltas[:1])
     for i, threshold in enumerate(thresholds):
@@ -167,12 +175,12 @@ def needed_by(deltas: Tensor, total: Tensor, thresholds: Sequence[float], least:
 
 
 def agreeing_mean(
-    deltas: Tensor,
+    deltas: torch.Tensor,
     shares: Sequence[float],
-    sign: Tensor,
+    sign: torch.Tensor,
     *,
     normalize: bool,
-) -> Tensor:
+) -> torch.Tensor:
     """Sum of the deltas that have the elected sign, divided by the sum of their shares.
 
     `deltas` are weighted already, and overwritten; where nothing agrees, or the shares of
@@ -187,13 +195,15 @@ def agreeing_mean(
     return merged.mul_(sign)
 
 
-def changed(deltas: Tensor, epsilon: float) -> Tensor:
+def changed(deltas: torch.Tensor, epsilon: float) -> torch.Tensor:
     """1.0 where |δ| > ε, else 0.0: [models, *block]."""
     size = deltas.abs()
     return torch.gt(size, epsilon, out=size)
 
 
-def changed_mean(deltas: Tensor, epsilon: float, boost: Sequence[float] | None) -> Tensor:
+def changed_mean(
+    deltas: torch.Tensor, epsilon: float, boost: Sequence[float] | None
+) -> torch.Tensor:
     """Mean of each element over the models that changed it by more than ε.
 
     With `boost`, an element that one model alone changed is multiplied by that model's boost.

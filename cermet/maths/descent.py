@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 __all__ = ["adam", "conjugate", "momentum_response"]
 
@@ -14,7 +13,9 @@ _ENOUGH = 1e-7  # of the goal: what conjugate gradients leave of it
 _FADE, _FADE_SQUARES, _LEAST = 0.9, 0.999, 1e-8  # Adam's usual numbers
 
 
-def adam(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: float) -> Tensor:
+def adam(
+    gradient: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: int, rate: float
+) -> torch.Tensor:
     """The point after some steps of Adam (no weight decay), in the memory of `start`.
 
     `gradient` maps a point to new memory of the same shape, which is overwritten.
@@ -30,7 +31,9 @@ def adam(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: 
     return start
 
 
-def conjugate(product: Callable[[Tensor], Tensor], goal: Tensor, steps: int) -> Tensor:
+def conjugate(
+    product: Callable[[torch.Tensor], torch.Tensor], goal: torch.Tensor, steps: int
+) -> torch.Tensor:
     """x with Hx = goal by conjugate gradients from zero: float64, of the shape of the goal.
 
     `product`: x -> Hx, H symmetric without negative eigenvalues. Where H is singular and the
@@ -54,7 +57,9 @@ def conjugate(product: Callable[[Tensor], Tensor], goal: Tensor, steps: int) -> 
     return point
 
 
-def momentum_response(values: Tensor, steps: int, rate: float, momentum: float) -> Tensor:
+def momentum_response(
+    values: torch.Tensor, steps: int, rate: float, momentum: float
+) -> torch.Tensor:
     """x after some steps from 0 on the loss λx² − 2x, for each λ: [n] -> [n].
 
     Gradient descent with momentum is linear, so on a quadratic loss every eigenvector of the

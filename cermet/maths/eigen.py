@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 __all__ = ["eigen", "fixed_start", "leading_eigen"]
 
@@ -15,7 +14,7 @@ _DEGREE = 3
 _MIX = (-7046029254386353131, -4658895280553007687, -7723592293110705685)  # of SplitMix64
 
 
-def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def eigen(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues, the largest first, and eigenvectors: float64 [n, n] -> [n], [n, n].
 
     LAPACK's: a value is wrong by some 1e-15 of the largest, a vector by that over its gap.
@@ -26,7 +25,7 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(0), vectors.flip(1)
 
 
-def leading_eigen(matrix: Tensor, rank: int) -> Tensor:
+def leading_eigen(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     """Eigenvectors of the largest eigenvalues of a Gram matrix: float64 [n, n] -> [n, rank].
 
     For a small share of them by subspace iteration with a Chebyshev filter. Its residuals are
@@ -42,7 +41,7 @@ def leading_eigen(matrix: Tensor, rank: int) -> Tensor:
     return eigen(matrix)[1][:, :rank]
 
 
-def _iterated(matrix: Tensor, rank: int, width: int) -> Tensor | None:
+def _iterated(matrix: torch.Tensor, rank: int, width: int) -> torch.Tensor | None:
     """Eigenvectors by subspace iteration; None where too many rounds would be needed."""
     basis = matrix @ fixed_start(matrix.shape[0], width, matrix)
     for turn in range(_ROUNDS):
@@ -53,7 +52,7 @@ def _iterated(matrix: Tensor, rank: int, width: int) -> Tensor | None:
         first, last, least = values[[0, rank - 1, -1]].tolist()
         if not last > 0:
             return None  # zeros, or a rank below that asked for
-        wanted: Tensor = basis[:, :rank]
+        wanted: torch.Tensor = basis[:, :rank]
         residual = (image[:, :rank] - wanted * values[:rank]).norm(dim=0).amax()
         allowed = _RESIDUAL * math.sqrt(first * last)
         if float(residual) <= allowed:
@@ -66,7 +65,13 @@ def _iterated(matrix: Tensor, rank: int, width: int) -> Tensor | None:
     return None
 
 
-def _filtered(matrix: Tensor, basis: Tensor, image: Tensor, values: Tensor, bound: float) -> Tensor:
+def _filtered(
+    matrix: torch.Tensor,
+    basis: torch.Tensor,
+    image: torch.Tensor,
+    values: torch.Tensor,
+    bound: float,
+) -> torch.Tensor:
     """The Chebyshev polynomial that damps eigenvalues in [0, bound], applied to Ritz vectors.
 
     `image`: matrix @ basis. The columns are scaled back, so that none outgrows the others.
@@ -83,7 +88,7 @@ def _filtered(matrix: Tensor, basis: Tensor, image: Tensor, values: Tensor, boun
     return now
 
 
-def fixed_start(rows: int, columns: int, like: Tensor) -> Tensor:
+def fixed_start(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
     """Fixed numbers, spread evenly over [-1, 1): the start is the same at every call."""
     word = torch.arange(rows * columns, dtype=torch.int64, device=like.device) * _MIX[0]
     for factor, shift in ((_MIX[1], 30), (_MIX[2], 27)):

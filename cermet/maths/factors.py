@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 __all__ = [
     "Factors",
@@ -33,8 +32,8 @@ class Factors:
     lost: the share of the delta's Frobenius norm that a truncation has left out of it.
     """
 
-    a: Float[Tensor, "rank inputs"]
-    b: Float[Tensor, "outputs rank"]
+    a: Float[torch.Tensor, "rank inputs"]
+    b: Float[torch.Tensor, "outputs rank"]
     scale: float = 1.0
     lost: float = 0.0
 
@@ -44,14 +43,14 @@ class Factors:
         return self.a.shape[0]
 
 
-def product(factors: Factors) -> Float[Tensor, "outputs inputs"]:
+def product(factors: Factors) -> Float[torch.Tensor, "outputs inputs"]:
     """The delta itself, in the dtype of its factors."""
     return (factors.b @ factors.a).mul_(factors.scale)
 
 
 def stacked(
     factors: Sequence[Factors], weights: Sequence[float]
-) -> tuple[Float[Tensor, "outputs ranks"], Float[Tensor, "ranks inputs"]]:
+) -> tuple[Float[torch.Tensor, "outputs ranks"], Float[torch.Tensor, "ranks inputs"]]:
     """Σ wᵢ sᵢ Bᵢ Aᵢ as one product [B₁ ... ] @ [w₁s₁A₁; ...]: exact, the ranks add up."""
     left = torch.cat([f.b for f in factors], dim=1)
     right = torch.cat([f.a * (w * f.scale) for f, w in zip(factors, weights, strict=True)])
@@ -68,9 +67,9 @@ class Spanned:
     of the ranks, or the side where that is shorter. cores: all Xᵢ, in the dtype of the factors.
     """
 
-    outer: Float[Tensor, "outputs p"]
-    inner: Float[Tensor, "inputs q"]
-    cores: Float[Tensor, "models p q"]
+    outer: Float[torch.Tensor, "outputs p"]
+    inner: Float[torch.Tensor, "inputs q"]
+    cores: Float[torch.Tensor, "models p q"]
 
 
 def spanned(factors: Sequence[Factors | None]) -> Spanned:
@@ -104,14 +103,16 @@ class Spectrum:
     orthonormal rows. lost: the share of the Frobenius norm that is not kept.
     """
 
-    u: Float[Tensor, "outputs kept"]
-    values: Float[Tensor, "kept"]
-    v: Float[Tensor, "kept inputs"]
+    u: Float[torch.Tensor, "outputs kept"]
+    values: Float[torch.Tensor, "kept"]
+    v: Float[torch.Tensor, "kept inputs"]
     lost: float
 
 
 def truncated_product(
-    left: Float[Tensor, "outputs ranks"], right: Float[Tensor, "ranks inputs"], rank: int
+    left: Float[torch.Tensor, "outputs ranks"],
+    right: Float[torch.Tensor, "ranks inputs"],
+    rank: int,
 ) -> Spectrum:
     """The best approximation of left @ right of at most a rank.
 
@@ -133,7 +134,9 @@ def balanced(spectrum: Spectrum, rank: int, dtype: torch.dtype) -> Factors:
     return padded(spectrum.u * roots, roots[:, None] * spectrum.v, rank, dtype, spectrum.lost)
 
 
-def padded(left: Tensor, right: Tensor, rank: int, dtype: torch.dtype, lost: float) -> Factors:
+def padded(
+    left: torch.Tensor, right: torch.Tensor, rank: int, dtype: torch.dtype, lost: float
+) -> Factors:
     """left [out, kept] @ right [kept, in] as factors of a rank, with zeros beyond what is kept."""
     kept = right.shape[0]
     a = torch.zeros(rank, right.shape[1], dtype=dtype, device=right.device)

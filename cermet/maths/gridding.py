@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
 
 __all__ = ["Grid", "gptq", "nearest", "values_of"]
 
@@ -26,13 +25,13 @@ class Grid:
     order: the columns in the order in which they were grouped; None for their own.
     """
 
-    codes: UInt8[Tensor, "rows columns"]
-    scales: Tensor
-    zeros: UInt8[Tensor, "rows groups"]
-    order: Int64[Tensor, "columns"] | None = None
+    codes: UInt8[torch.Tensor, "rows columns"]
+    scales: torch.Tensor
+    zeros: UInt8[torch.Tensor, "rows groups"]
+    order: Int64[torch.Tensor, "columns"] | None = None
 
 
-def values_of(grid: Grid, group: int) -> Float[Tensor, "rows columns"]:
+def values_of(grid: Grid, group: int) -> Float[torch.Tensor, "rows columns"]:
     """The matrix that a grid stands for, float32."""
     columns = grid.codes.shape[1]
     size = group or max(1, columns)
@@ -45,7 +44,7 @@ def values_of(grid: Grid, group: int) -> Float[Tensor, "rows columns"]:
 
 
 def nearest(
-    matrix: Float[Tensor, "rows columns"], bits: int, group: int, dtype: torch.dtype
+    matrix: Float[torch.Tensor, "rows columns"], bits: int, group: int, dtype: torch.dtype
 ) -> Grid:
     """Every value to the nearest of its grid, halves to even.
 
@@ -64,8 +63,8 @@ def nearest(
 
 
 def gptq(
-    matrix: Float[Tensor, "rows columns"],
-    gram: Float[Tensor, "columns columns"],
+    matrix: Float[torch.Tensor, "rows columns"],
+    gram: Float[torch.Tensor, "columns columns"],
     bits: int,
     group: int,
     dtype: torch.dtype,
@@ -111,7 +110,9 @@ def gptq(
     )  # fmt: skip
 
 
-def _grid(grouped: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _grid(
+    grouped: torch.Tensor, bits: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero of groups [..., size]: float32, the scale as it is after being kept."""
     low = grouped.amin(dim=-1).clamp(max=0)
     high = grouped.amax(dim=-1).clamp(min=0)
@@ -122,13 +123,15 @@ def _grid(grouped: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
     return scale, (-low / scale).round_().clamp_(0, 2**bits - 1)
 
 
-def _codes(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+def _codes(
+    values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int
+) -> torch.Tensor:
     return (values / scale).round_().add_(zero).clamp_(0, 2**bits - 1)
 
 
 def _prepared(
-    work: Tensor, gram: Tensor, damping: float, ordered: bool
-) -> tuple[Tensor, Tensor | None]:
+    work: torch.Tensor, gram: torch.Tensor, damping: float, ordered: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The upper factor of the inverse of the damped Gram matrix, and the order of the columns.
 
     Columns without any input are set to zero in `work`.

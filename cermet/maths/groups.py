@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int8
-from torch import Tensor
 
 __all__ = ["from_groups", "to_groups"]
 
 
 def to_groups(
-    values: Float[Tensor, "count"], bits: int, group: int
-) -> tuple[Int8[Tensor, "count"], Tensor]:
+    values: Float[torch.Tensor, "count"], bits: int, group: int
+) -> tuple[Int8[torch.Tensor, "count"], torch.Tensor]:
     """Each group's values as whole numbers from -(2**(bits-1) - 1) on, and its scale, bfloat16.
 
     The last group may be shorter. A group of zeros has the scale 0.
@@ -26,7 +25,9 @@ def to_groups(
     return codes.to(torch.int8).view(-1)[:count], scale
 
 
-def from_groups(codes: Int8[Tensor, "count"], scale: Tensor, group: int) -> Float[Tensor, "count"]:
+def from_groups(
+    codes: Int8[torch.Tensor, "count"], scale: torch.Tensor, group: int
+) -> Float[torch.Tensor, "count"]:
     """What `to_groups` has made -> the values; ValueError where scales are missing."""
     count = len(codes)
     if len(scale) != -(-count // group):

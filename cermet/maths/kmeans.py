@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 __all__ = ["clusters"]
 
 _MOST = 100  # rounds of Lloyd's algorithm; it stops earlier once nothing moves
 
 
-def clusters(points: Float[Tensor, "points size"], draws: Sequence[float]) -> Int[Tensor, "points"]:
+def clusters(
+    points: Float[torch.Tensor, "points size"], draws: Sequence[float]
+) -> Int[torch.Tensor, "points"]:
     """For each point the number of its cluster, of as many as there are draws.
 
     Lloyd's algorithm in float64, from centres that are drawn as in k-means++: each with a chance
@@ -44,7 +45,7 @@ def clusters(points: Float[Tensor, "points size"], draws: Sequence[float]) -> In
     return labels
 
 
-def _seeds(gram: Float[Tensor, "points points"], draws: Sequence[float]) -> list[int]:
+def _seeds(gram: Float[torch.Tensor, "points points"], draws: Sequence[float]) -> list[int]:
     """The first centres: points, drawn one after another."""
     lengths = gram.diagonal()
     scale = float(lengths.max()) * gram.shape[0] * torch.finfo(torch.float64).eps

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cermet.maths.eigen import eigen, leading_eigen
 
@@ -29,12 +28,12 @@ class Triplets:
     direction is made up for it.
     """
 
-    left: Tensor
-    values: Tensor
-    right: Tensor
+    left: torch.Tensor
+    values: torch.Tensor
+    right: torch.Tensor
 
 
-def gram(wide: Tensor) -> Tensor:
+def gram(wide: torch.Tensor) -> torch.Tensor:
     """Inner products of the rows: [rows, columns] -> [rows, rows].
 
     Of a large matrix by halves, since two of the four quarters are the same.
@@ -51,7 +50,7 @@ def gram(wide: Tensor) -> Tensor:
     return found
 
 
-def leading(matrix: Tensor, rank: int, size: float = 0.0) -> Triplets:
+def leading(matrix: torch.Tensor, rank: int, size: float = 0.0) -> Triplets:
     """The leading singular triplets of a matrix: float32 [rows, columns] -> `rank` of them.
 
     Fewer where a side is shorter. `size`: the norm of what the matrix is the rest of, whose
@@ -71,7 +70,7 @@ def leading(matrix: Tensor, rank: int, size: float = 0.0) -> Triplets:
     return Triplets(second.t(), values, first.t()) if tall else Triplets(first, values, second)
 
 
-def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def truncated(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The best approximation of a rank: [rows, columns] -> [rows, rank], [rank, columns].
 
     One factor is orthonormal, on the shorter side. What singular values lie below 1e-8 of the
@@ -85,16 +84,16 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return (wide @ basis).to(matrix.dtype), basis.t().to(matrix.dtype)
 
 
-def complement(basis: Tensor) -> Tensor:
+def complement(basis: torch.Tensor) -> torch.Tensor:
     """An orthonormal basis of what is orthogonal to orthonormal columns.
 
     [rows, columns] -> [rows, rows - columns].
     """
-    whole: Tensor = torch.linalg.qr(basis, mode="complete").Q
+    whole: torch.Tensor = torch.linalg.qr(basis, mode="complete").Q
     return whole[:, basis.shape[1] :]
 
 
-def column_space(blocks: Tensor, least: float, share: float) -> Tensor:
+def column_space(blocks: torch.Tensor, least: float, share: float) -> torch.Tensor:
     """Left singular vectors of [X₁ ... X_T], side by side: [models, rows, columns] -> [rows, rank].
 
     Those whose singular values lie above `least` and above the `share` of the largest; float64.

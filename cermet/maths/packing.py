@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 __all__ = ["pack", "packed_size", "unpack"]
 
@@ -21,7 +20,7 @@ def packed_size(count: int, bits: int) -> int:
     return -(-count * bits // _BYTE)
 
 
-def pack(codes: UInt8[Tensor, "count"], bits: int) -> UInt8[Tensor, "size"]:
+def pack(codes: UInt8[torch.Tensor, "count"], bits: int) -> UInt8[torch.Tensor, "size"]:
     """Numbers below 2**bits (1 to 8) -> bytes on the CPU; bits beyond the last are zero."""
     if bits == _BYTE:
         return codes.to("cpu", copy=True)
@@ -39,7 +38,9 @@ def pack(codes: UInt8[Tensor, "count"], bits: int) -> UInt8[Tensor, "size"]:
     return torch.from_numpy(np.packbits(single.reshape(-1), bitorder="little"))
 
 
-def unpack(stored: UInt8[Tensor, "size"], bits: int, count: int) -> UInt8[Tensor, "count"]:
+def unpack(
+    stored: UInt8[torch.Tensor, "size"], bits: int, count: int
+) -> UInt8[torch.Tensor, "count"]:
     """What `pack` has made of `count` numbers -> the numbers, on the device of the bytes.
 
     ValueError for another size.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from cermet.maths.eigen import eigen
 from cermet.maths.lowrank import FLOOR, gram
@@ -32,7 +31,7 @@ _POWERS = 16  # products with a vector, for the largest eigenvalue of a matrix
 _COARSE = 250.0  # a weight of the Gram matrix for which its rounding to float32 is too much
 
 
-def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def polar(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The polar factor UVᵀ of a matrix UΣVᵀ, and the sum of Σ: [rows, columns] -> the same, [].
 
     With a short side below 512 in float64, with an error of about 1e-16 κ² for the condition κ;
@@ -51,7 +50,9 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return _by_eigenvectors(matrix.double(), squares)
 
 
-def _by_eigenvectors(wide: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+def _by_eigenvectors(
+    wide: torch.Tensor, squares: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The factor from all eigenvectors of the Gram matrix, and a Newton-Schulz step if steep."""
     found, basis = eigen(squares)
     values = found.clamp_min(0.0).sqrt()
@@ -65,7 +66,7 @@ def _by_eigenvectors(wide: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     return factor, values.sum()
 
 
-def _iterated(factor: Tensor, squares: Tensor) -> Tensor | None:
+def _iterated(factor: torch.Tensor, squares: torch.Tensor) -> torch.Tensor | None:
     """The factor by iteration; None where singular values are zero, or too small for it.
 
     Only the first Gram matrix is weighted so much that it has to be in float64.
@@ -99,7 +100,9 @@ def _weights(least: float) -> tuple[float, float, float]:
     return a, b, a + b - 1.0
 
 
-def _halley(factor: Tensor, squares: Tensor, weights: tuple[float, float, float]) -> Tensor:
+def _halley(
+    factor: torch.Tensor, squares: torch.Tensor, weights: tuple[float, float, float]
+) -> torch.Tensor:
     """The function of `_weights` of all singular values."""
     a, b, c = weights
     shifted = (squares.double() if c > _COARSE else squares.float()) * c
@@ -108,7 +111,7 @@ def _halley(factor: Tensor, squares: Tensor, weights: tuple[float, float, float]
     return _twice(inverse, factor).mul_(a - b / c).add_(factor, alpha=b / c)
 
 
-def _twice(lower: Tensor, factor: Tensor) -> Tensor:
+def _twice(lower: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """lowerᵀ lower factor, without the products with the zeros of a quarter."""
     half = len(lower) // 2
     once = torch.empty_like(factor)
@@ -120,7 +123,7 @@ def _twice(lower: Tensor, factor: Tensor) -> Tensor:
     return twice
 
 
-def _finished(factor: Tensor, squares: Tensor, far: float) -> Tensor:
+def _finished(factor: torch.Tensor, squares: torch.Tensor, far: float) -> torch.Tensor:
     """The factor over √squares, whose eigenvalues lie in [1 - far, 1]: by a polynomial.
 
     Of the fourth degree, equal to 1/√x at the Chebyshev nodes of an interval a little wider.
@@ -137,18 +140,18 @@ def _finished(factor: Tensor, squares: Tensor, far: float) -> Tensor:
     inner.diagonal().add_(series[2])
     root = square @ inner + series[1] * rest
     root.diagonal().add_(series[0])
-    found: Tensor = root @ factor
+    found: torch.Tensor = root @ factor
     return found
 
 
-def _rest(squares: Tensor) -> Tensor:
+def _rest(squares: torch.Tensor) -> torch.Tensor:
     """1 - squares."""
     rest = squares.neg()
     rest.diagonal().add_(1.0)
     return rest
 
 
-def _largest(squares: Tensor) -> float:
+def _largest(squares: torch.Tensor) -> float:
     """The largest eigenvalue or up to a fifth less, from a fixed vector without any structure."""
     steps = torch.arange(1, len(squares) + 1, dtype=torch.float64, device=squares.device)
     image = steps.square().sin().to(squares.dtype)
@@ -158,12 +161,12 @@ def _largest(squares: Tensor) -> float:
     return size if size > 0 else 0.0  # of zeros it is not a number
 
 
-def _lower_inverse(lower: Tensor) -> Tensor:
+def _lower_inverse(lower: torch.Tensor) -> torch.Tensor:
     """The inverse of a lower triangular matrix: by halves, so that most of it is products."""
     size = len(lower)
     if size <= 128:
         one = torch.eye(size, dtype=lower.dtype, device=lower.device)
-        solved: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
+        solved: torch.Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
         return solved
     half = size // 2
     first, last = _lower_inverse(lower[:half, :half]), _lower_inverse(lower[half:, half:])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 __all__ = ["Atoms", "Pursuit", "batch_size", "pursue", "working_bytes"]
 
@@ -28,7 +27,7 @@ class Atoms:
     vectors: [atoms, width], in any floating dtype, kept in float32.
     """
 
-    def __init__(self, vectors: Float[Tensor, "atoms width"]) -> None:
+    def __init__(self, vectors: Float[torch.Tensor, "atoms width"]) -> None:
         self.vectors = vectors.to(torch.float32)
         lengths = torch.linalg.vector_norm(self.vectors, dim=1)
         self.inverse = torch.where(lengths > 0, 1.0 / lengths, 0.0)
@@ -37,8 +36,8 @@ class Atoms:
         return len(self.vectors)
 
     def nearest(
-        self, left: Float[Tensor, "batch width"], taken: Int[Tensor, "batch steps"]
-    ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+        self, left: Float[torch.Tensor, "batch width"], taken: Int[torch.Tensor, "batch steps"]
+    ) -> tuple[Float[torch.Tensor, " batch"], Int[torch.Tensor, " batch"]]:
         """The largest |cosine| times length with an atom that is not taken, and that atom.
 
         Of equal ones the first is chosen.
@@ -65,9 +64,9 @@ class Pursuit:
     error: [batch], length of what is left, as a share of the vector's; 0 for a vector of zeros.
     """
 
-    indices: Int[Tensor, "batch k"]
-    coefficients: Float[Tensor, "batch k"]
-    error: Float[Tensor, " batch"]
+    indices: Int[torch.Tensor, "batch k"]
+    coefficients: Float[torch.Tensor, "batch k"]
+    error: Float[torch.Tensor, " batch"]
 
 
 def batch_size(k: int, width: int) -> int:
@@ -82,7 +81,7 @@ def working_bytes(atoms: int, width: int, k: int, threads: int) -> int:
     return atoms * width * 4 + threads * (factors + 3 * batch * min(atoms, _CHUNK) * 4)
 
 
-def pursue(targets: Float[Tensor, "batch width"], atoms: Atoms, k: int) -> Pursuit:
+def pursue(targets: Float[torch.Tensor, "batch width"], atoms: Atoms, k: int) -> Pursuit:
     """The sum of at most `k` atoms that is near each target, by orthogonal matching pursuit.
 
     Atoms are compared in float32; the fits are float64. A target that k atoms or fewer make up
@@ -120,8 +119,8 @@ def pursue(targets: Float[Tensor, "batch width"], atoms: Atoms, k: int) -> Pursu
 
 
 def _orthogonal(
-    atom: Float[Tensor, "batch width"], basis: Float[Tensor, "batch steps width"]
-) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch steps"]]:
+    atom: Float[torch.Tensor, "batch width"], basis: Float[torch.Tensor, "batch steps width"]
+) -> tuple[Float[torch.Tensor, "batch width"], Float[torch.Tensor, "batch steps"]]:
     """What is new in each atom, and its shares along the basis.
 
     Where that is little of an atom, a pass has lost digits, and a second one finds them.

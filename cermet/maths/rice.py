@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int8, UInt8
-from torch import Tensor
 
 from cermet.maths.packing import packed_size
 
@@ -34,7 +33,7 @@ def entropy(density: float) -> float:
     return density - density * math.log2(density) - (1 - density) * math.log2(1 - density)
 
 
-def encode_ternary(values: Int8[Tensor, "count"]) -> UInt8[Tensor, "size"]:
+def encode_ternary(values: Int8[torch.Tensor, "count"]) -> UInt8[torch.Tensor, "size"]:
     """-1, 0 and 1 -> a run of bytes, on the CPU."""
     array = values.cpu().numpy()
     places = np.flatnonzero(array)
@@ -52,7 +51,7 @@ def encode_ternary(values: Int8[Tensor, "count"]) -> UInt8[Tensor, "size"]:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def decode_ternary(stored: UInt8[Tensor, "size"], count: int) -> Float[Tensor, "count"]:
+def decode_ternary(stored: UInt8[torch.Tensor, "size"], count: int) -> Float[torch.Tensor, "count"]:
     """A run of bytes -> its -1, 0 and 1, on the device of the bytes.
 
     ValueError where it is none of `count` elements.

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from cermet.maths import native
 
@@ -62,7 +61,7 @@ class Cutoff:
         return Cutoff(self.value, tuple(tuple(e - start for e in row) for row in self.end))
 
 
-def kept_mask(values: Tensor, cutoff: Cutoff, row: int = 0, cut: int = 0) -> Tensor:
+def kept_mask(values: torch.Tensor, cutoff: Cutoff, row: int = 0, cut: int = 0) -> torch.Tensor:
     """1.0 for the values [*block] of one row that the cutoff keeps, else 0.0."""
     flat = values.reshape(-1)
     mask = torch.empty_like(flat)
@@ -132,7 +131,9 @@ def bracket(sample: Floats, rank: int, count: int) -> Bracket:
     return Bracket(np.float32(low), np.float32(high))
 
 
-def tally(values: Tensor, at: Bracket, leaf: int, cap: int, *, nonzero: bool = False) -> Tally:
+def tally(
+    values: torch.Tensor, at: Bracket, leaf: int, cap: int, *, nonzero: bool = False
+) -> Tally:
     """Count and keep what a pass needs of the 1-D `values`, which are whole leaves.
 
     At most `cap` values are kept; where more are inside, they only narrow the bracket.
@@ -168,7 +169,7 @@ def _by_leaf(mask: Any, leaf: int) -> list[int]:
 
 
 def _count(mask: Any) -> int:
-    return int(mask.sum()) if isinstance(mask, Tensor) else int(np.count_nonzero(mask))
+    return int(mask.sum()) if isinstance(mask, torch.Tensor) else int(np.count_nonzero(mask))
 
 
 def conclude(tallies: list[Tally], at: Bracket, rank: int) -> Found | Bracket:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from cermet.core.types import Doubles
 from cermet.maths import native
 from cermet.maths.lowered import Ordered, lowered
 from cermet.maths.select import Cutoff
@@ -31,12 +31,12 @@ _FLOOR = 1e-7  # an L1 norm below this is taken for zero and not matched
 
 
 @lowered(Ordered("magnitude"))
-def magnitudes(deltas: Tensor) -> Tensor:
+def magnitudes(deltas: torch.Tensor) -> torch.Tensor:
     """|δ|: what trimming selects by."""
     return deltas.abs()
 
 
-def _shrink(block: Tensor, threshold: float, end: int, out: Tensor) -> None:
+def _shrink(block: torch.Tensor, threshold: float, end: int, out: torch.Tensor) -> None:
     """Entries of a flat block whose magnitude passes the threshold; the others are zero."""
     if threshold == float("inf"):
         out.zero_()
@@ -49,7 +49,9 @@ def _shrink(block: Tensor, threshold: float, end: int, out: Tensor) -> None:
         torch.ops.aten.hardshrink.out(block[split:], threshold, out=out[split:])
 
 
-def trim(deltas: Tensor, cutoff: Cutoff, cut: int = 0, out: Tensor | None = None) -> Tensor:
+def trim(
+    deltas: torch.Tensor, cutoff: Cutoff, cut: int = 0, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Keep of each model's delta what its cutoff keeps: [models, *block] -> the same.
 
     `out`: where to write it, contiguous; new memory by default.
@@ -60,7 +62,9 @@ def trim(deltas: Tensor, cutoff: Cutoff, cut: int = 0, out: Tensor | None = None
     return kept
 
 
-def rescale_factors(before: Tensor, after: Tensor) -> tuple[float, ...]:
+def rescale_factors(
+    before: torch.Tensor | Doubles, after: torch.Tensor | Doubles
+) -> tuple[float, ...]:
     """Factor for each model that restores the L1 norm `before` of a delta that has `after`."""
     return tuple(
         b / a if b >= _FLOOR and a >= _FLOOR else 1.0
@@ -68,7 +72,9 @@ def rescale_factors(before: Tensor, after: Tensor) -> tuple[float, ...]:
     )
 
 
-def trim_both(deltas: Tensor, cutoff: Cutoff, out: Tensor | None = None) -> Tensor:
+def trim_both(
+    deltas: torch.Tensor, cutoff: Cutoff, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Keep what the first cut of each model's cutoff keeps, without what the second keeps.
 
     `out`: as in `trim`.
@@ -81,7 +87,7 @@ def trim_both(deltas: Tensor, cutoff: Cutoff, out: Tensor | None = None) -> Tens
     return kept
 
 
-def kept_of(deltas: Tensor, keep: Cutoff | Tensor | None) -> Tensor:
+def kept_of(deltas: torch.Tensor, keep: Cutoff | torch.Tensor | None) -> torch.Tensor:
     """What of the deltas [models, *block] is kept, the rest 0.
 
     `keep`: a cutoff, whose second cut, if it has one, is of outliers; a mask of ones and zeros
@@ -89,24 +95,24 @@ def kept_of(deltas: Tensor, keep: Cutoff | Tensor | None) -> Tensor:
     """
     if keep is None:
         return deltas
-    if isinstance(keep, Tensor):
+    if isinstance(keep, torch.Tensor):
         return deltas * keep
     return trim_both(deltas, keep) if len(keep.value[0]) > 1 else trim(deltas, keep)
 
 
 def native_cuts(cutoff: Cutoff) -> native.Cuts:
     """A cutoff in the words of the compiled kernels."""
-    return [
+    return tuple(
         list(zip(values, ends, strict=True))
         for values, ends in zip(cutoff.value, cutoff.end, strict=True)
-    ]
+    )
 
 
-def sizes(deltas: Tensor, keep: Cutoff | Tensor) -> Tensor:
+def sizes(deltas: torch.Tensor, keep: Cutoff | torch.Tensor) -> torch.Tensor:
     """|δ|, and behind it what is left of it: [models, *block] -> [2, models, *block]."""
     both = torch.empty(2, *deltas.shape, dtype=deltas.dtype, device=deltas.device)
     torch.abs(deltas, out=both[0])
-    if isinstance(keep, Tensor):
+    if isinstance(keep, torch.Tensor):
         torch.mul(both[0], keep, out=both[1])
     else:
         shrink = trim_both if len(keep.value[0]) > 1 else trim
@@ -114,7 +120,7 @@ def sizes(deltas: Tensor, keep: Cutoff | Tensor) -> Tensor:
     return both
 
 
-def at_place(values: Tensor, place: int) -> Tensor:
+def at_place(values: torch.Tensor, place: int) -> torch.Tensor:
     """The value at a place, from 0, in the ascending order of each row: [..., n] -> [..., 1]."""
     if values.is_cuda:
         return values.kthvalue(place + 1, dim=-1, keepdim=True).values
@@ -123,7 +129,7 @@ def at_place(values: Tensor, place: int) -> Tensor:
     return torch.from_numpy(ordered[..., place, None].copy())
 
 
-def row_top(sizes: Tensor, count: int) -> Tensor:
+def row_top(sizes: torch.Tensor, count: int) -> torch.Tensor:
     """1.0 for the `count` largest of each row, the first of equal ones: [..., columns]."""
     columns = sizes.shape[-1]
     if count <= 0 or count >= columns:
@@ -134,14 +140,14 @@ def row_top(sizes: Tensor, count: int) -> Tensor:
     return (above | (equal & (equal.cumsum(dim=-1) <= left))).to(sizes.dtype)
 
 
-def ranks(sizes: Tensor) -> Tensor:
+def ranks(sizes: torch.Tensor) -> torch.Tensor:
     """Rank of each value in its row, 0 for the smallest, equal ones in order: [..., columns]."""
     order = sizes.argsort(dim=-1, stable=True)
     places = torch.arange(sizes.shape[-1], dtype=sizes.dtype, device=sizes.device)
     return torch.empty_like(sizes).scatter_(-1, order, places.expand_as(sizes))
 
 
-def random_mask(noise: Tensor, density: Sequence[float]) -> Tensor:
+def random_mask(noise: torch.Tensor, density: Sequence[float]) -> torch.Tensor:
     """1.0 for each entry with its model's probability, else 0.0: [models, *block]."""
     mask = torch.empty_like(noise)
     for out, draw, share in zip(mask, noise, density, strict=True):
@@ -150,8 +156,8 @@ def random_mask(noise: Tensor, density: Sequence[float]) -> Tensor:
 
 
 def rank_mask(
-    deltas: Tensor, noise: Tensor, density: Sequence[float], epsilon: Sequence[float]
-) -> Tensor:
+    deltas: torch.Tensor, noise: torch.Tensor, density: Sequence[float], epsilon: Sequence[float]
+) -> torch.Tensor:
     """1.0 for entries with a probability that grows with their rank in their row.
 
     deltas, noise: [models, rows, columns]. The probability runs linearly from density -
@@ -169,7 +175,9 @@ def rank_mask(
     return mask
 
 
-def _passing(delta: Tensor, draw: Tensor, lowest: float, step: float, out: Tensor) -> None:
+def _passing(
+    delta: torch.Tensor, draw: torch.Tensor, lowest: float, step: float, out: torch.Tensor
+) -> None:
     """1.0 where the draw is below the probability of the entry's rank, else 0.0.
 
     Instead of ranking every entry, each is compared with the order statistic at the rank

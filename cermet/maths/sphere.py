@@ -10,16 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from cermet.core.types import Doubles
 
 __all__ = ["arc", "cosines", "directional_mean", "karcher_mean", "stock_ratio"]
 
 
-def cosines(gram: Tensor, floor: float) -> Tensor:
+def _norms(gram: Doubles) -> Doubles:
+    found: Doubles = np.sqrt(np.maximum(gram.diagonal(), 0.0))
+    return found
+
+
+def cosines(gram: Doubles, floor: float) -> Doubles:
     """Cosines between the models [models, models]; a norm below the floor counts as the floor."""
-    norms = gram.diagonal().clamp_min(0.0).sqrt().clamp_min(floor)
-    return (gram / norms[:, None] / norms[None, :]).clamp(-1.0, 1.0)
+    norms = np.maximum(_norms(gram), floor)
+    found: Doubles = np.clip(gram / norms[:, None] / norms[None, :], -1.0, 1.0)
+    return found
 
 
 def arc(cosine: float, t: float, *, linear: bool) -> tuple[float, float]:
@@ -31,66 +38,64 @@ def arc(cosine: float, t: float, *, linear: bool) -> tuple[float, float]:
 
 
 def directional_mean(
-    gram: Tensor, weights: Sequence[float], eps: float
+    gram: Doubles, weights: Sequence[float], eps: float
 ) -> tuple[float, ...] | None:
     """(Σ wᵢ‖xᵢ‖) · normalise(Σ wᵢuᵢ) as coefficients of the xᵢ; None where Σ wᵢuᵢ vanishes."""
-    norms = gram.diagonal().clamp_min(0.0).sqrt()
-    weight = torch.tensor(weights, dtype=torch.float64)
+    norms, weight = _norms(gram), np.array(weights, np.float64)
     sizes = norms + eps
-    shares = torch.where(sizes > 0, weight / sizes, 0.0)  # nothing has no direction
-    length = float((shares @ gram @ shares).clamp_min(0.0).sqrt())
+    shares = np.divide(weight, sizes, out=np.zeros_like(weight), where=sizes > 0)
+    length = _length(shares, gram)  # where a size is 0: nothing has no direction
     if length <= eps:
         return None
     scale = float(weight @ norms) / length
     return tuple((shares * scale).tolist())
 
 
-def karcher_mean(gram: Tensor, max_iter: int, tol: float) -> tuple[float, ...]:
+def karcher_mean(gram: Doubles, max_iter: int, tol: float) -> tuple[float, ...]:
     """Centre of mass of the directions on the sphere, times the mean norm, as coefficients.
 
     Tensors whose norm is at most `tol` have no direction; they count in the mean norm.
     """
-    count = gram.shape[0]
-    norms = gram.diagonal().clamp_min(0.0).sqrt()
+    count = len(gram)
+    norms = _norms(gram)
     valid = [i for i in range(count) if norms[i] > tol]
     if not valid:
         return (0.0,) * count
-    units = torch.zeros(len(valid), count, dtype=torch.float64)
+    units = np.zeros((len(valid), count))
     for row, i in enumerate(valid):
         units[row, i] = 1.0 / norms[i]
-    mean = units.mean(dim=0)
-    length = _norm(mean, gram)
-    mean = units[0].clone() if length <= tol else mean / length
+    mean = units.mean(axis=0)
+    length = _length(mean, gram)
+    mean = units[0].copy() if length <= tol else mean / length
     for _ in range(max_iter):
-        tangent = torch.zeros(count, dtype=torch.float64)
+        tangent = np.zeros(count)
         for unit in units:
-            cosine = float((mean @ gram @ unit).clamp(-1.0, 1.0))
+            cosine = min(max(float(mean @ gram @ unit), -1.0), 1.0)
             angle = math.acos(cosine)
             if angle > tol:
                 tangent += angle / math.sin(angle) * (unit - cosine * mean) / len(valid)
-        step = _norm(tangent, gram)
+        step = _length(tangent, gram)
         if step <= tol:
             break
         mean = math.cos(step) * mean + math.sin(step) / step * tangent
-        length = _norm(mean, gram)
+        length = _length(mean, gram)
         mean = mean / length if length > tol else mean
     return tuple((mean * norms.mean()).tolist())
 
 
-def stock_ratio(gram: Tensor) -> float:
+def stock_ratio(gram: Doubles) -> float:
     """Model Stock's share t = N·c / (1 + (N-1)·c) of the mean; c: mean cosine of the pairs.
 
     Tensors without a direction (a delta of exactly zero) have cosine 0 to every other.
     """
-    count = gram.shape[0]
-    norms = gram.diagonal().clamp_min(0.0).sqrt()
+    count = len(gram)
+    norms = _norms(gram)
     product = norms[:, None] * norms[None, :]
-    safe = torch.where(product > 0, product, torch.ones_like(product))
-    pairs = torch.triu_indices(count, count, offset=1)
-    cosine = float((gram / safe).clamp(-1.0, 1.0)[pairs[0], pairs[1]].mean())
+    found = np.clip(gram / np.where(product > 0, product, 1.0), -1.0, 1.0)
+    cosine = float(found[np.triu_indices(count, k=1)].mean())
     denominator = 1.0 + (count - 1) * cosine
     return count * cosine / denominator if abs(denominator) >= 1e-6 else 0.0
 
 
-def _norm(coefficients: Tensor, gram: Tensor) -> float:
-    return float((coefficients @ gram @ coefficients).clamp_min(0.0).sqrt())
+def _length(coefficients: Doubles, gram: Doubles) -> float:
+    return math.sqrt(max(float(coefficients @ gram @ coefficients), 0.0))

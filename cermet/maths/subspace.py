@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.maths.eigen import fixed_start
 
@@ -17,10 +16,12 @@ _STABLE = 1e-3  # of the energy found: what two more rounds may add
 
 
 def leading(
-    matrix: Float[Tensor, "rows columns"], count: int
+    matrix: Float[torch.Tensor, "rows columns"], count: int
 ) -> tuple[
-    Float[Tensor, "rows kept"], Float[Tensor, " kept"], Float[Tensor, "columns kept"]
-]:  # fmt: skip
+    Float[torch.Tensor, "rows kept"],
+    Float[torch.Tensor, " kept"],
+    Float[torch.Tensor, "columns kept"],
+]:
     """The left vectors, values and right vectors of the `count` largest singular values.
 
     By subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4) from a fixed start: a
@@ -47,13 +48,15 @@ def leading(
     return vectors[:, :wanted], values[:wanted], right.t()[:, :wanted]
 
 
-def _basis(block: Tensor) -> Tensor:
+def _basis(block: torch.Tensor) -> torch.Tensor:
     """Orthonormal columns that span those of a thin matrix, in its dtype."""
-    basis: Tensor = torch.linalg.qr(block.to(torch.float64)).Q
+    basis: torch.Tensor = torch.linalg.qr(block.to(torch.float64)).Q
     return basis.to(block.dtype)
 
 
-def overlap(first: Float[Tensor, "size one"], second: Float[Tensor, "size other"]) -> float:
+def overlap(
+    first: Float[torch.Tensor, "size one"], second: Float[torch.Tensor, "size other"]
+) -> float:
     """The mean squared cosine of the principal angles between two subspaces, from 0 to 1.
 
     Both are given by orthonormal columns. Where they have unequal dimensions, the smaller one is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
 __all__ = ["Vectors"]
 
@@ -13,9 +13,9 @@ __all__ = ["Vectors"]
 class Vectors:
     """Values [..., vectors], one for each row (or column) of `length` elements of a tensor."""
 
-    values: Tensor
+    values: torch.Tensor
     length: int
 
-    def between(self, start: int, stop: int) -> Tensor:
+    def between(self, start: int, stop: int) -> torch.Tensor:
         """The values of the vectors that make up the elements [start, stop)."""
         return self.values[..., start // self.length : stop // self.length]

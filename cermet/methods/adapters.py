@@ -13,7 +13,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from cermet.core.errors import MethodError
 from cermet.core.registry import method
@@ -40,10 +39,10 @@ __all__ = [
     "voted",
 ]
 
-Uniform = Callable[[int, str, tuple[int, ...]], Tensor]
+Uniform = Callable[[int, str, tuple[int, ...]], "torch.Tensor"]
 """Draws in [0, 1): number of the adapter among those given, what they are for, shape."""
 
-Operator = Callable[[Sequence[Tensor], Sequence[float], str], Tensor]
+Operator = Callable[[Sequence["torch.Tensor"], Sequence[float], str], "torch.Tensor"]
 """Tensors of one shape, their weights, and what they are (A, B or delta) -> one tensor."""
 
 Majority = Literal["total", "frequency"]
@@ -131,7 +130,7 @@ def on_deltas(
     return Factors(found.a, found.b, peft_scale(rank, rslora), found.lost)
 
 
-def added(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+def added(tensors: Sequence[torch.Tensor], weights: Sequence[float], what: str) -> torch.Tensor:
     """Σ wᵢxᵢ."""
     return torch.stack([t * w for t, w in zip(tensors, weights, strict=True)]).sum(dim=0)
 
@@ -142,7 +141,9 @@ def voted(majority: Majority) -> Operator:
     The sign is that of Σ xᵢ (total) or of Σ sgn xᵢ (frequency), without the weights; 0 is +.
     """
 
-    def operator(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+    def operator(
+        tensors: Sequence[torch.Tensor], weights: Sequence[float], what: str
+    ) -> torch.Tensor:
         stack = torch.stack(list(tensors))
         signs = stack.sign()
         total = (signs if majority == "frequency" else stack).sum(dim=0)
@@ -154,7 +155,7 @@ def voted(majority: Majority) -> Operator:
     return operator
 
 
-def _largest_kept(tensor: Tensor, density: float) -> Tensor:
+def _largest_kept(tensor: torch.Tensor, density: float) -> torch.Tensor:
     """The ⌊dn⌋ largest magnitudes of a tensor, the first of equal ones; the others are zero."""
     if density >= 1:
         return tensor
@@ -162,7 +163,7 @@ def _largest_kept(tensor: Tensor, density: float) -> Tensor:
     return tensor * mask.view_as(tensor)
 
 
-def _kept_at_random(tensor: Tensor, density: float, draws: Tensor) -> Tensor:
+def _kept_at_random(tensor: torch.Tensor, density: float, draws: torch.Tensor) -> torch.Tensor:
     """Each entry with a probability, divided by it; the others are zero."""
     if density >= 1:
         return tensor
@@ -173,7 +174,9 @@ def _kept_at_random(tensor: Tensor, density: float, draws: Tensor) -> Tensor:
 def largest(density: float, then: Operator) -> Operator:
     """The operator on the ⌊dn⌋ largest magnitudes of each tensor."""
 
-    def operator(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+    def operator(
+        tensors: Sequence[torch.Tensor], weights: Sequence[float], what: str
+    ) -> torch.Tensor:
         return then([_largest_kept(t, density) for t in tensors], weights, what)
 
     return operator
@@ -182,7 +185,9 @@ def largest(density: float, then: Operator) -> Operator:
 def at_random(density: float, noise: Uniform, then: Operator) -> Operator:
     """The operator on entries of each tensor that are kept with a probability."""
 
-    def operator(tensors: Sequence[Tensor], weights: Sequence[float], what: str) -> Tensor:
+    def operator(
+        tensors: Sequence[torch.Tensor], weights: Sequence[float], what: str
+    ) -> torch.Tensor:
         kept = [
             _kept_at_random(t, density, noise(i, what, tuple(t.shape)))
             for i, t in enumerate(tensors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel
 from cermet.maths.combine import weighted_sum
@@ -27,8 +26,8 @@ def limits_of(*, ratio: float, numel: int, count: int) -> list[list[int]]:
 
 
 def clamped(
-    deltas: Float[Tensor, "models *block"], clamp: Cutoff
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], clamp: Cutoff
+) -> Float[torch.Tensor, "models *block"]:
     """|τᵢ| between the bounds of its model."""
     sizes = deltas.abs()
     for size, (high, low) in zip(sizes, clamp.value, strict=True):
@@ -37,8 +36,8 @@ def clamped(
 
 
 def relative(
-    sizes: Float[Tensor, "models *block"], clamp: Cutoff
-) -> Float[Tensor, "models *block"]:
+    sizes: Float[torch.Tensor, "models *block"], clamp: Cutoff
+) -> Float[torch.Tensor, "models *block"]:
     """Clamped magnitudes on a scale from 0 to 1 of each model; 0 where all are equal."""
     found = torch.empty_like(sizes)
     for out, size, (high, low) in zip(found, sizes, clamp.value, strict=True):
@@ -46,7 +45,7 @@ def relative(
     return found
 
 
-def inside(shares: Float[Tensor, "models *block"]) -> Float[Tensor, "models *block"]:
+def inside(shares: Float[torch.Tensor, "models *block"]) -> Float[torch.Tensor, "models *block"]:
     """Competition inside a model: exp(N n²), so large entries count far more."""
     return shares.square().mul_(float(len(shares))).exp_()
 
@@ -57,12 +56,12 @@ def dropped(*, density: float, numel: int, count: int) -> list[list[int]]:
 
 
 def balanced(
-    deltas: Float[Tensor, "models *block"],
-    scores: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
+    scores: Float[torch.Tensor, "models *block"],
     clamp: Cutoff,
     drop: Cutoff,
     weight: PerModel,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Σ wᵢSᵢτ̄ᵢ / Σ Sᵢ, with the scores above the threshold as scales S from 0 to 1."""
     for score, (high, low) in zip(scores, drop.value, strict=True):
         score.sub_(low).clamp_min_(0.0).mul_(1.0 / (high - low) if high > low else 0.0)

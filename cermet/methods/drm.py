@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, method
 from cermet.core.types import Grain, Place
@@ -58,7 +57,9 @@ drm = partial(
 """Declares a direction of Decom-Renorm-Merge."""
 
 
-def _mean(values: Tensor, weight: PerModel, sign: Tensor | None, *, disjoint: bool) -> Tensor:
+def _mean(
+    values: torch.Tensor, weight: PerModel, sign: torch.Tensor | None, *, disjoint: bool
+) -> torch.Tensor:
     """Mean of what has the sign, over the models or over those that have something there."""
     ones = [1.0] * len(values)
     scaled = scaled_(values, weight)
@@ -72,11 +73,11 @@ def _mean(values: Tensor, weight: PerModel, sign: Tensor | None, *, disjoint: bo
     return total if disjoint else total.div_(float(len(values)))
 
 
-def _sign(values: Tensor) -> Tensor:
+def _sign(values: torch.Tensor) -> torch.Tensor:
     return weighted_sum(values, [1.0] * len(values)).sign_()
 
 
-def _trimmed(values: Tensor, density: float) -> Tensor:
+def _trimmed(values: torch.Tensor, density: float) -> torch.Tensor:
     """The largest entries of all models together, after each row of a model has length 1."""
     sizes = torch.linalg.vector_norm(values, dim=2, keepdim=True)
     shares = (values / torch.where(sizes > 0, sizes, 1.0)).abs_()
@@ -88,7 +89,7 @@ def _trimmed(values: Tensor, density: float) -> Tensor:
 
 
 def merged(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     place: Place,
     cutoff: Cutoff | None,
     density: float,
@@ -98,7 +99,7 @@ def merged(
     disjoint: bool,
     elect: bool,
     vocabulary: str,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """The merged delta of a matrix, in the basis of its outputs or `vertical` of its inputs; of
     other tensors the mean of the largest entries that agree.
     """

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
 
 from cermet.maths.descent import adam
 from cermet.maths.eigen import eigen
@@ -19,22 +18,22 @@ from cermet.maths.lowrank import gram
 
 __all__ = ["Pairs", "descended", "filtered", "own_inputs", "shares"]
 
-Pairs = Iterable[tuple[float, Tensor, Tensor]]
+Pairs = Iterable[tuple[float, "torch.Tensor", "torch.Tensor"]]
 """For each expert wᵢ, what it is to come to, and the matrix whose rows span its inputs."""
 
 
-def own_inputs(models: Tensor) -> Pairs:
+def own_inputs(models: torch.Tensor) -> Pairs:
     """The deltas themselves: [models, outputs, inputs]; wᵢ = 1/‖τᵢ‖², 0 of a delta of zeros."""
     return ((share, tau, tau) for share, tau in zip(shares(models), models, strict=True))
 
 
-def shares(models: Tensor) -> list[float]:
+def shares(models: torch.Tensor) -> list[float]:
     """wᵢ = 1/‖τᵢ‖², and 0 of a delta of zeros: [models, outputs, inputs] -> [models]."""
     norms = [float(delta.double().square().sum()) for delta in models]
     return [1.0 / norm if norm > 0 else 0.0 for norm in norms]
 
 
-def _stacked(start: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def _stacked(start: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
     """P [rows, inputs] and E [outputs, rows], float64."""
     below, beside = [], []
     for share, target, rows in pairs:
@@ -43,7 +42,7 @@ def _stacked(start: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     return torch.cat(below), torch.cat(beside, dim=1)
 
 
-def _summed(start: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def _summed(start: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
     """PᵀP [inputs, inputs] and EP [outputs, inputs], float64, expert by expert."""
     outputs, inputs = start.shape
     spread = torch.zeros(inputs, inputs, dtype=torch.float64, device=start.device)
@@ -55,7 +54,9 @@ def _summed(start: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     return spread, pull
 
 
-def descended(start: Tensor, pairs: Pairs, rows: int, steps: int, rate: float) -> Tensor:
+def descended(
+    start: torch.Tensor, pairs: Pairs, rows: int, steps: int, rate: float
+) -> torch.Tensor:
     """Θ₀ + X after some steps of Adam on the loss: float32 [outputs, inputs].
 
     `rows`: of P; where they are few, P is less than PᵀP.
@@ -64,21 +65,21 @@ def descended(start: Tensor, pairs: Pairs, rows: int, steps: int, rate: float) -
         below, beside = _stacked(start, pairs)
         thin, offset = below.float(), (beside @ below).float()
 
-        def gradient(point: Tensor) -> Tensor:
+        def gradient(point: torch.Tensor) -> torch.Tensor:
             return torch.addmm(offset, point @ thin.t(), thin, beta=-2.0, alpha=2.0)
     else:
         spread, pull = _summed(start, pairs)
         matrix, offset = spread.float(), pull.float()
 
-        def gradient(point: Tensor) -> Tensor:
+        def gradient(point: torch.Tensor) -> torch.Tensor:
             return torch.addmm(offset, point, matrix, beta=-2.0, alpha=2.0)
 
     return adam(gradient, torch.zeros_like(start), steps, rate).add_(start)
 
 
 def filtered(
-    start: Tensor, pairs: Pairs, rows: int, response: Callable[[Tensor], Tensor]
-) -> Tensor:
+    start: torch.Tensor, pairs: Pairs, rows: int, response: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     """Θ₀ + E φ(PPᵀ) P = Θ₀ + EP φ(PᵀP), float64; `response`: φ of eigenvalues, largest first."""
     if rows < start.shape[1]:
         below, beside = _stacked(start, pairs)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from cermet.core.types import Place
 from cermet.maths.lowrank import column_space
@@ -22,18 +21,20 @@ Side = Literal["outputs", "inputs"]
 """Which space the basis is of: deltas stand side by side, or one below the other."""
 
 
-def shared_side(deltas: Tensor, place: Place, side: str) -> Tensor:
+def shared_side(deltas: torch.Tensor, place: Place, side: str) -> torch.Tensor:
     """A view in which the rows are the outputs, or with `side` inputs the inputs."""
     models = oriented(deltas, place)
     return models if side == "outputs" else models.transpose(-1, -2)
 
 
-def in_basis(models: Tensor, basis: Tensor) -> Tensor:
+def in_basis(models: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Each model in a basis of its rows: [models, rows, columns] -> [models, rank, columns]."""
     return torch.stack([(basis.t() @ model.double()).float() for model in models])
 
 
-def in_common(deltas: Tensor, place: Place, shared: str, floor: float) -> tuple[Tensor, Tensor]:
+def in_common(
+    deltas: torch.Tensor, place: Place, shared: str, floor: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What each model does in the common basis, as a block like the given one; the basis."""
     if deltas.ndim < 3:
         sizes = torch.linalg.vector_norm(deltas, dim=0)
@@ -47,12 +48,12 @@ def in_common(deltas: Tensor, place: Place, shared: str, floor: float) -> tuple[
 
 
 def aligned(
-    deltas: Tensor,
+    deltas: torch.Tensor,
     place: Place,
     shared: str,
     floor: float,
-    fuse: Callable[[Tensor], Tensor],
-) -> Tensor:
+    fuse: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     """The deltas in their common basis, fused there to one, and back: [*block]."""
     values, basis = in_common(deltas, place, shared, floor)
     fused = fuse(values)

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, Sum, method
 from cermet.core.types import Grain, Place
@@ -40,8 +39,8 @@ def _trims(*, density: PerModel) -> bool:
 
 
 def _entries(
-    deltas: Float[Tensor, "models *block"], *, place: Place, shared: str, floor: float
-) -> Float[Tensor, "1 *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, place: Place, shared: str, floor: float
+) -> Float[torch.Tensor, "1 *block"]:
     """How many entries the models have in the basis, counted at its vectors; float64."""
     found = torch.zeros(deltas.shape[1:], dtype=torch.float64, device=deltas.device)
     if deltas.ndim < 3:
@@ -54,42 +53,42 @@ def _entries(
 
 
 def _sizes(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     place: Place,
     shared: str,
     floor: float,
-) -> Float[Tensor, "models *block"]:
+) -> Float[torch.Tensor, "models *block"]:
     return in_common(deltas, place, shared, floor)[0].abs_()
 
 
 def _thinned(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    mask: Float[Tensor, "models *block"],
+    mask: Float[torch.Tensor, "models *block"],
     place: Place,
     shared: str,
     floor: float,
-) -> Float[Tensor, "models *block"]:
+) -> Float[torch.Tensor, "models *block"]:
     return _sizes(deltas, place=place, shared=shared, floor=floor).mul_(mask)
 
 
-def _kept(*, density: PerModel, entries: Tensor, numel: int) -> list[list[int]]:
+def _kept(*, density: PerModel, entries: torch.Tensor, numel: int) -> list[list[int]]:
     """The k-th smallest value from below is kept too, so one more than the share."""
     return [[min(numel, int(float(entries) * d) + 1)] for d in density]
 
 
 def _keep_apart(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    noise: Float[Tensor, "models *block"],
+    noise: Float[torch.Tensor, "models *block"],
     keep: PerModel,
-) -> Float[Tensor, "models *block"]:
+) -> Float[torch.Tensor, "models *block"]:
     """1.0 for each entry with the probability of its model, else 0.0."""
     return random_mask(noise, keep)
 
 
-def _rounds(of: Callable[..., Tensor]) -> tuple[Sum, Kth]:
+def _rounds(of: Callable[..., torch.Tensor]) -> tuple[Sum, Kth]:
     """Entries in the bases of all tensors, and the size from which on those of a model are kept."""
     return (
         Sum("entries", of=_entries, when=_trims, scope="model"),
@@ -120,17 +119,17 @@ knots_dares = partial(
 """The same where entries are dropped at random first: it gets a `mask` too."""
 
 
-def dared(values: Tensor, mask: Tensor, keep: PerModel) -> Tensor:
+def dared(values: torch.Tensor, mask: torch.Tensor, keep: PerModel) -> torch.Tensor:
     """Entries that are kept divided by the probability of that, the others 0; in place."""
     return scaled_(values.mul_(mask), [1.0 / k if k else 0.0 for k in keep])
 
 
-def trimmed(values: Tensor, cutoff: Cutoff | None) -> Tensor:
+def trimmed(values: torch.Tensor, cutoff: Cutoff | None) -> torch.Tensor:
     """What reaches the size of its model, with all that equals it."""
     return values if cutoff is None else trim(values, cutoff.with_ties())
 
 
-def ties_of(kept: Tensor, *, normalize: bool) -> Tensor:
+def ties_of(kept: torch.Tensor, *, normalize: bool) -> torch.Tensor:
     """The mean or sum of the entries that agree with the sign of their sum; 0 counts as plus."""
     ones = [1.0] * len(kept)
     sign = elected(weighted_sum(kept, ones), 1.0)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
 
 __all__ = ["factor", "state"]
 
 
-def _mean(energy: Tensor, merged: int, length: float | None) -> float:
+def _mean(energy: torch.Tensor, merged: int, length: float | None) -> float:
     """The mean length of the experts' deltas; the first model stands for as many as it merges."""
     first, *others = map(float, energy[:-1].sqrt())
     each = [merged * (first if length is None else length), *others]
     return sum(each) / (merged + len(others))
 
 
-def factor(*, energy: Tensor, merged: int, length: float | None) -> dict[str, float]:
+def factor(*, energy: torch.Tensor, merged: int, length: float | None) -> dict[str, float]:
     """The mean length of the deltas over the length of the merged one, whose energy is the last."""
     total = float(energy[-1].sqrt())
     return {"factor": _mean(energy, merged, length) / total if total else 1.0}
 
 
 def state(
-    *, energy: Tensor, factor: float, merged: int, length: float | None, count: int
+    *, energy: torch.Tensor, factor: float, merged: int, length: float | None, count: int
 ) -> dict[str, float]:
     """What one more expert needs to know of a merge, beside the merged model."""
     mean = _mean(energy, merged, length)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 __all__ = ["chosen"]
 
 
 def chosen(
-    merged: Float[Tensor, "*block"],
+    merged: Float[torch.Tensor, "*block"],
     *,
-    base: Float[Tensor, "*block"],
-    mask: Float[Tensor, "*block"] | None,
-) -> Float[Tensor, "*block"]:
+    base: Float[torch.Tensor, "*block"],
+    mask: Float[torch.Tensor, "*block"] | None,
+) -> Float[torch.Tensor, "*block"]:
     """The merged weights where an expert's mask is 1, the base's elsewhere.
 
     θ₀ + m(θ − θ₀) without arithmetic, so nothing is rounded a second time. A tensor without a

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from torch import Tensor
+import torch
 
 from cermet.core.registry import PerModel
 from cermet.core.types import Place, Role
@@ -70,7 +70,7 @@ def kept_or_averaged(
     return averaged(place=place, count=count, lambda_=scale, vocabulary=vocabulary)
 
 
-def oriented(deltas: Tensor, place: Place) -> Tensor:
+def oriented(deltas: torch.Tensor, place: Place) -> torch.Tensor:
     """Matrices as [outputs, inputs]: a view, transposed where they are stored as [in, out]."""
     return deltas.transpose(-1, -2) if place.transposed else deltas
 

@@ -1,9 +1,12 @@
 """Rounds that several methods share."""
 
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, Sum
+from cermet.core.types import Doubles
 from cermet.maths.combine import mean_coefficients
 from cermet.maths.lowered import Chance, Combination, Norms, Ranked, lowered
 from cermet.maths.select import Cutoff
@@ -58,8 +61,8 @@ band_magnitudes = Kth("cutoff", of=magnitudes, rank=_band)
 
 @lowered(Norms("cutoff"))
 def _trimmed(
-    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
-) -> Float[Tensor, "2 models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, cutoff: Cutoff
+) -> Float[torch.Tensor, "2 models *block"]:
     return sizes(deltas, cutoff)
 
 
@@ -67,48 +70,48 @@ def _wanted(*, rescale: bool) -> bool:
     return rescale
 
 
-trimmed_mass = Sum("mass", of=_trimmed, when=_wanted)
+trimmed_mass = Sum("mass", of=_trimmed, arrays=True, when=_wanted)
 """L1 norms of each delta before and after trimming, where `rescale` asks for them."""
 
 
 @lowered(Norms("cutoff"))
 def _banded(
-    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff
-) -> Float[Tensor, "2 models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, cutoff: Cutoff
+) -> Float[torch.Tensor, "2 models *block"]:
     return sizes(deltas, cutoff)
 
 
-band_mass = Sum("mass", of=_banded, when=_wanted)
+band_mass = Sum("mass", of=_banded, arrays=True, when=_wanted)
 """As `trimmed_mass`, for the band of breadcrumbs."""
 
 
 @lowered(Chance())
 def keep_at_random(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    noise: Float[Tensor, "models *block"],
+    noise: Float[torch.Tensor, "models *block"],
     density: PerModel,
-) -> Float[Tensor, "models *block"]:
+) -> Float[torch.Tensor, "models *block"]:
     """DARE's mask: each entry of a model is kept with the model's density."""
     return random_mask(noise, density)
 
 
 @lowered(Ranked())
 def keep_by_rank(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
-    noise: Float[Tensor, "models rows columns"],
+    noise: Float[torch.Tensor, "models rows columns"],
     density: PerModel,
     epsilon: PerModel,
-) -> Float[Tensor, "models rows columns"]:
+) -> Float[torch.Tensor, "models rows columns"]:
     """DELLA's mask: large entries of a row are kept more often than small ones."""
     return rank_mask(deltas, noise, density, epsilon)
 
 
 @lowered(Norms("mask"))
 def _masked(
-    deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "models *block"]
-) -> Float[Tensor, "2 models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, mask: Float[torch.Tensor, "models *block"]
+) -> Float[torch.Tensor, "2 models *block"]:
     return sizes(deltas, mask)
 
 
@@ -116,7 +119,7 @@ def _drops(*, rescale: bool, density: PerModel) -> bool:
     return rescale and min(density) < 1
 
 
-masked_mass = Sum("mass", of=_masked, when=_drops)
+masked_mass = Sum("mass", of=_masked, arrays=True, when=_drops)
 """As `trimmed_mass`, for entries that a random mask drops."""
 
 
@@ -131,7 +134,7 @@ def check_window(*, density: PerModel, epsilon: PerModel) -> str | None:
     return None
 
 
-def restore_mass(*, mass: Tensor | None, weight: PerModel) -> dict[str, PerModel]:
+def restore_mass(*, mass: Doubles | None, weight: PerModel) -> dict[str, PerModel]:
     """Weights that also restore the L1 norm which sparsifying took from each delta."""
     if mass is None:
         return {"restored": weight}

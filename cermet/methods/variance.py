@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, Sum
 from cermet.maths import native
@@ -15,11 +14,11 @@ __all__ = ["energy_of_selected", "most_varied", "selected"]
 
 
 @lowered(Ordered("variance"))
-def _variance(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "1 *block"]:
+def _variance(deltas: Float[torch.Tensor, "models *block"]) -> Float[torch.Tensor, "1 *block"]:
     """Population variance over the models; exactly 0 where they agree."""
     rows = native.stored(deltas.unbind()) if native.plain(deltas) else None
     if rows is not None:
-        return rows.variance().view(1, *deltas.shape[1:])
+        return torch.from_numpy(rows.variance()).view(1, *deltas.shape[1:])
     share = 1.0 / len(deltas)
     first, *others = deltas
     mean, room = torch.zeros_like(first), torch.empty_like(first)  # offsets from the first
@@ -42,8 +41,8 @@ def _selective(*, select_topk: float) -> bool:
 
 @lowered(Above("varied"))
 def selected(
-    deltas: Float[Tensor, "models *block"], *, varied: Cutoff | None
-) -> Float[Tensor, "1 *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, varied: Cutoff | None
+) -> Float[torch.Tensor, "1 *block"]:
     """1.0 at the positions that are selected, else 0.0; the same for every model."""
     if varied is None:
         return torch.ones_like(deltas[:1])
@@ -53,13 +52,13 @@ def selected(
 
 @lowered(Norms("mask", power=2, before=False))
 def _energy(
-    deltas: Float[Tensor, "models *block"], *, mask: Float[Tensor, "1 *block"]
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, mask: Float[torch.Tensor, "1 *block"]
+) -> Float[torch.Tensor, "models *block"]:
     return (deltas * mask).square_()
 
 
 most_varied = Kth("varied", of=_variance, rank=_largest, when=_selective)
 """The variance from which on an element is selected."""
 
-energy_of_selected = Sum("energy", of=_energy)
+energy_of_selected = Sum("energy", of=_energy, arrays=True)
 """Σ τ² of each model over the selected elements."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from cermet.maths.lowrank import Triplets
 from cermet.maths.polar import polar
@@ -13,7 +12,7 @@ from cermet.maths.polar import polar
 __all__ = ["whitened"]
 
 
-def whitened(parts: Sequence[Triplets], weight: Sequence[float], lambda_: float) -> Tensor:
+def whitened(parts: Sequence[Triplets], weight: Sequence[float], lambda_: float) -> torch.Tensor:
     """λU diag(w₁Σ₁ ... w_TΣ_T) Vᵀ, U and V the polar factors of all vectors: float32.
 
     `weight`: one for each expert. Triplets: of one matrix shape, any number from each expert.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, Sum
+from cermet.core.types import Doubles
 from cermet.maths.combine import agreeing_mean, elected, weighted_sum
 from cermet.maths.select import Cutoff
 from cermet.maths.sparsify import magnitudes, trim
@@ -34,13 +35,15 @@ global_magnitudes = Kth("cutoff", of=magnitudes, rank=_official, scope="model")
 
 
 def trimmed_globally(
-    deltas: Float[Tensor, "models *block"], cutoff: Cutoff
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], cutoff: Cutoff
+) -> Float[torch.Tensor, "models *block"]:
     """What reaches the threshold, with all values that equal it."""
     return trim(deltas, cutoff.with_ties())
 
 
-def _signs(deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff) -> Float[Tensor, "1 *block"]:
+def _signs(
+    deltas: Float[torch.Tensor, "models *block"], *, cutoff: Cutoff
+) -> Float[torch.Tensor, "1 *block"]:
     kept = trimmed_globally(deltas, cutoff)
     return weighted_sum(kept, [1.0] * len(kept)).sign_()[None]
 
@@ -49,14 +52,14 @@ global_balance = Sum("balance", of=_signs, scope="model")
 """How many more entries of the model have a positive sum of trimmed deltas than a negative."""
 
 
-def zero_sign(*, balance: Tensor) -> dict[str, float]:
+def zero_sign(*, balance: torch.Tensor) -> dict[str, float]:
     """The sign of entries whose deltas cancel: that of the majority, minus where there is none."""
     return {"at_zero": 1.0 if float(balance) > 0 else -1.0}
 
 
 def agreeing_sum(
-    deltas: Float[Tensor, "models *block"], cutoff: Cutoff, at_zero: float
-) -> Float[Tensor, "*block"]:
+    deltas: Float[torch.Tensor, "models *block"], cutoff: Cutoff, at_zero: float
+) -> Float[torch.Tensor, "*block"]:
     """Sum of what agrees with the elected sign, of deltas trimmed for the whole model."""
     kept = trimmed_globally(deltas, cutoff)
     ones = [1.0] * len(kept)
@@ -64,7 +67,7 @@ def agreeing_sum(
     return agreeing_mean(kept, ones, sign, normalize=False)
 
 
-def squares(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "models *block"]:
+def squares(deltas: Float[torch.Tensor, "models *block"]) -> Float[torch.Tensor, "models *block"]:
     """δ², whose sum is the energy of a delta."""
     return deltas.square()
 
@@ -79,7 +82,7 @@ layer_energy = Sum("energy", of=squares, scope="layer")
 """Σ δ² of each model over all tensors of a layer."""
 
 
-def energy_shares(*, energy: Tensor) -> dict[str, PerModel]:
+def energy_shares(*, energy: torch.Tensor | Doubles) -> dict[str, PerModel]:
     """Each model's share of the energy; equal shares where nothing has moved."""
     total, count = float(energy.sum()), len(energy)
     if total == 0:

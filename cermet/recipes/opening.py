@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
 from cermet.checkpoints.hub import locate
 from cermet.checkpoints.quantised import plain_weights
@@ -33,13 +33,13 @@ def folder_of(reference: ModelRef, root: Path | None = None) -> Path:
     return path if path.is_dir() else path.parent
 
 
-class LazyTensors(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, "torch.Tensor"]):
     """A checkpoint's tensors by name, each read when it is asked for."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> torch.Tensor:
         info = self._checkpoint.tensors[name]
         return self._checkpoint.block(name, 0, info.numel).reshape(info.shape)
 

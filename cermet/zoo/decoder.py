@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from cermet.inference.loading import library, load_module, quiet
 from cermet.zoo.steps import Tick
@@ -45,8 +44,8 @@ def course(steps: int, batch: int, rate: float) -> Course:
 class Batch(NamedTuple):
     """Tokens, and the token that has to follow each of them, or IGNORED."""
 
-    tokens: Int[Tensor, "texts length"]
-    targets: Int[Tensor, "texts length"]
+    tokens: Int[torch.Tensor, "texts length"]
+    targets: Int[torch.Tensor, "texts length"]
 
 
 class Line(NamedTuple):
@@ -103,7 +102,7 @@ def tune(model: Any, batches: Iterator[Batch], course: Course, tick: Tick | None
     random. Raises NonFiniteError as `train` does.
     """
 
-    def loss(batch: Batch) -> Float[Tensor, ""]:
+    def loss(batch: Batch) -> Float[torch.Tensor, ""]:
         # No mask of padding: it stands at the end, where causal attention does not see it.
         logits = model(input_ids=batch.tokens, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
@@ -125,7 +124,7 @@ def blocks(texts: Sequence[Sequence[int]], length: int, batch: int, seed: int) -
     """
     begin = SPECIALS["bos_token"][0]
     order = Random(seed)
-    rows: list[Tensor] = []
+    rows: list[torch.Tensor] = []
     while True:
         stream = [t for text in order.sample(texts, len(texts)) for t in (begin, *text)]
         count = (len(stream) - 1) // length

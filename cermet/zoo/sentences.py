@@ -15,7 +15,6 @@ from random import Random
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from cermet.checkpoints.carry import carry_files
 from cermet.inference.encoder import Encoder
@@ -35,7 +34,7 @@ _STRETCH = 8  # batches whose texts are sorted by length together
 class Lesson:
     """Texts with labels, and the frozen head that they are learnt towards."""
 
-    head: Float[Tensor, "labels width"]
+    head: Float[torch.Tensor, "labels width"]
     data: Sequence[Utterance]
 
 
@@ -54,7 +53,7 @@ def tune(
     Raises NonFiniteError as `train` does.
     """
 
-    def loss(batch: Lesson) -> Float[Tensor, ""]:
+    def loss(batch: Lesson) -> Float[torch.Tensor, ""]:
         pooled = encoder.pooled(encoder.tokens([u.text for u in batch.data]))
         cosines = torch.nn.functional.normalize(pooled, dim=-1) @ batch.head.detach().T
         wanted = torch.tensor([u.label for u in batch.data])

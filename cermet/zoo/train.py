@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.errors import NonFiniteError
 from cermet.inference.threads import with_threads
@@ -60,12 +59,12 @@ class Course:
 
 
 def train(
-    learning: Sequence[Tensor],
+    learning: Sequence[torch.Tensor],
     batches: Sequence[Batch],
-    loss: Callable[[Batch], Float[Tensor, ""]],
+    loss: Callable[[Batch], Float[torch.Tensor, ""]],
     course: Course,
     tick: Tick | None = None,
-    spared: Sequence[Tensor] = (),
+    spared: Sequence[torch.Tensor] = (),
 ) -> None:
     """Train some weights in place, one step for each batch; `tick` is told of every step.
 
@@ -101,7 +100,7 @@ def train(
 
 
 def _optimiser(
-    learning: Sequence[Tensor], course: Course, spared: Sequence[Tensor]
+    learning: Sequence[torch.Tensor], course: Course, spared: Sequence[torch.Tensor]
 ) -> torch.optim.AdamW:
     free = {id(weight) for weight in spared}
     groups = [

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
 
 from cermet.inference.loading import library, quiet
 from cermet.inference.threads import with_threads
@@ -62,10 +61,10 @@ class Form:
 class Head:
     """A frozen linear layer on the features of an encoder."""
 
-    weight: Float[Tensor, "labels width"]
-    bias: Float[Tensor, "labels"]
+    weight: Float[torch.Tensor, "labels width"]
+    bias: Float[torch.Tensor, "labels"]
 
-    def __call__(self, found: Float[Tensor, "n width"]) -> Float[Tensor, "n labels"]:
+    def __call__(self, found: Float[torch.Tensor, "n width"]) -> Float[torch.Tensor, "n labels"]:
         return torch.nn.functional.linear(found, self.weight, self.bias)
 
 
@@ -91,13 +90,17 @@ def load_encoder(folder: Path) -> Encoder:
         )
 
 
-def _pooled(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:
+def _pooled(
+    encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]
+) -> Float[torch.Tensor, "n width"]:
     values = torch.from_numpy(pixels).float() / 255 * 2 - 1
-    found: Tensor = encoder(pixel_values=values).last_hidden_state[:, 0]
+    found: torch.Tensor = encoder(pixel_values=values).last_hidden_state[:, 0]
     return found
 
 
-def features(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Tensor, "n width"]:
+def features(
+    encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]
+) -> Float[torch.Tensor, "n width"]:
     """What a head sees of each image."""
     encoder.eval()
     with with_threads(THREADS), torch.inference_mode():
@@ -106,7 +109,7 @@ def features(encoder: Encoder, pixels: UInt8[np.ndarray, "n 1 h w"]) -> Float[Te
 
 
 def fit_head(
-    found: Float[Tensor, "n width"],
+    found: Float[torch.Tensor, "n width"],
     labels: Int[np.ndarray, "n"],
     shrink: float = 0.5,
     spread: float = 2.0,
@@ -145,7 +148,7 @@ def pretrain(
     )
     wanted = torch.from_numpy(told)
 
-    def loss(rows: Int[np.ndarray, "rows"]) -> Float[Tensor, ""]:
+    def loss(rows: Int[np.ndarray, "rows"]) -> Float[torch.Tensor, ""]:
         said = layer(_pooled(encoder, pixels[rows]))
         return torch.nn.functional.mse_loss(said, wanted[rows])
 
@@ -170,7 +173,7 @@ def tune(
     learning = [weight for weight in encoder.parameters() if weight.requires_grad]
     count = max(len(images) for images, _ in tasks)
 
-    def loss(rows: Int[np.ndarray, "rows"]) -> Float[Tensor, ""]:
+    def loss(rows: Int[np.ndarray, "rows"]) -> Float[torch.Tensor, ""]:
         chosen = [images.rows(rows % len(images)) for images, _ in tasks]
         found = _pooled(encoder, np.concatenate([images.pixels for images in chosen]))
         losses = [
@@ -185,10 +188,10 @@ def tune(
 
 
 def _train(
-    learning: Sequence[Tensor],
+    learning: Sequence[torch.Tensor],
     random: np.random.Generator,
     count: int,
-    loss: Callable[[Int[np.ndarray, "rows"]], Float[Tensor, ""]],
+    loss: Callable[[Int[np.ndarray, "rows"]], Float[torch.Tensor, ""]],
     course: Course,
     tick: Tick,
 ) -> None:

@@ -81,7 +81,7 @@ def test_the_last_record_of_a_method_counts(records: Path) -> None:
     found = latest(load(records, "speed"), "shape", "method", "threads")
     assert {r["method"]: r["cermet"]["median"] for r in found}["ties"] == 5.0
     text = tables(records)
-    assert "| ties | 100.0 | 5.00 | 20.0 | 2.00 | 1.75 | 0.50 | 0.50 |" in text
+    assert "| ties | 100.0 | 5.00 | 20.0 | 0.50 | 2.00 | 1.75 | 0.50 | 0.50 |" in text
     assert "9.00" not in text
 
 
@@ -117,7 +117,7 @@ def test_the_table_says_where_and_when(records: Path) -> None:
 
 def test_without_the_peer_its_cells_are_empty(tmp_path: Path) -> None:
     append(tmp_path, _speed("linear", 4.0, None))
-    assert "| linear |  | 4.00 |  | 2.00 | 1.25 |  | 0.50 |" in tables(tmp_path)
+    assert "| linear |  | 4.00 |  | 0.50 | 2.00 | 1.25 |  | 0.50 |" in tables(tmp_path)
 
 
 def test_no_records_say_so(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cermet.core.errors import OutputError
-from cermet.engine.job import Done
+from cermet.engine.done import Done
 from cermet.engine.journal import Journal
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import torch
 from torch import Tensor
 
 import cermet
-from cermet.core.errors import NonFiniteError
+from cermet.checkpoints.dtypes import TORCH
+from cermet.core.errors import FormatError, InputError, NonFiniteError
+from cermet.core.fingerprint import digest_bytes
+from cermet.core.noise import Stream
 from cermet.engine.leaves import leaf_grams, leaf_sums
 from cermet.maths import native
 from cermet.maths.combine import consensus, weighted_sum
@@ -120,7 +125,8 @@ def test_passes_over_what_is_stored(dtype: torch.dtype, models: int, n: int) -> 
     experts, base = _stored(dtype, models, n)
     stored = native.stored(experts, base)
     assert stored is not None
-    deltas, wide, most = stored.made()
+    made, below, most = stored.made()
+    deltas, wide = torch.from_numpy(made), torch.from_numpy(below)
     assert torch.equal(wide, base.float())
     assert torch.equal(deltas, torch.stack([e.float() - base.float() for e in experts]))
     assert most == float(deltas.abs().max())
@@ -131,14 +137,120 @@ def test_passes_over_what_is_stored(dtype: torch.dtype, models: int, n: int) -> 
             continue
         kept = native_cuts(keep) if isinstance(keep, Cutoff) else keep
         norms, most = stored.norms(kept, 1, leaf, before=True)
-        assert torch.equal(norms.double(), leaf_sums(sizes(deltas, keep), leaf))
+        wanted = leaf_sums(sizes(deltas, keep), leaf)
+        assert torch.equal(torch.from_numpy(norms).double(), wanted)
         assert most == float(deltas.abs().max())
     mask = _keeps(deltas)["mask"]
     assert isinstance(mask, Tensor)
     squares, _ = stored.norms(mask, 2, leaf, before=False)
-    assert torch.equal(squares[1].double(), leaf_sums((deltas * mask).square(), leaf))
+    wanted = leaf_sums((deltas * mask).square(), leaf)
+    assert torch.equal(torch.from_numpy(squares[1]).double(), wanted)
     if models <= 4:
-        assert torch.equal(stored.gram(leaf)[0].double(), leaf_grams(deltas, leaf))
+        gram = torch.from_numpy(stored.gram(leaf)[0]).double()
+        assert torch.equal(gram, leaf_grams(deltas, leaf))
+
+
+def _in_file(
+    folder: Path, tensors: Sequence[Tensor], dtype: str, first: int, *, based: bool
+) -> tuple[native.Deltas, list[int]]:
+    """The tensors from element `first` on, end to end in a file behind an odd header, and open
+    files that the caller has to close.
+    """
+    path, content, places = folder / "weights", b"odd", []
+    for tensor in tensors:
+        width = tensor.element_size()
+        places.append(len(content) + first * width)
+        content += tensor.view(torch.uint8).numpy().tobytes()
+    path.write_bytes(content)
+    files = [os.open(path, os.O_RDONLY) for _ in tensors]
+    known = [native.Place(f, at, str(path)) for f, at in zip(files, places, strict=True)]
+    stored = native.in_files(known, dtype, tensors[0].numel() - first, first, based=based)
+    assert stored is not None
+    return stored, files
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("models", [1, 3, 6])
+@pytest.mark.parametrize(("n", "first"), [(1, 0), (5003, 0), (5003, 3)])
+@pytest.mark.parametrize("based", [True, False])
+def test_files_are_read_as_memory_is(
+    dtype: str, models: int, n: int, first: int, based: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Chunk by chunk, in every pass; and what is read is digested on the way."""
+    monkeypatch.setattr(native, "_ROOM", 0)
+    monkeypatch.setattr(native, "_LEAST", 1100)
+    experts, base = _stored(TORCH[dtype], models, n)
+    whole = [*experts, *([base] if based else [])]
+    there, files = _in_file(tmp_path, whole, dtype, first, based=based)
+    here = native.stored([e[first:] for e in experts], base[first:] if based else None)
+    assert here is not None
+    deltas = torch.from_numpy(here.made()[0])
+    assert torch.equal(torch.from_numpy(there.made()[0]), deltas)
+    factors = [0.3 + m for m in range(models)]
+    for keep in _keeps(deltas).values():
+        kept = native_cuts(keep) if isinstance(keep, Cutoff) else keep
+        for act in (
+            partial(native.Deltas.summed, factors=factors, keep=kept, dtype=dtype),
+            partial(native.Deltas.elected, factors=factors, shares=factors, keep=kept,
+                    dtype=dtype, plain=False, normalize=True, scale=0.5),
+        ):  # fmt: skip
+            found, wanted = there.room(dtype), here.room(dtype)
+            assert act(there, found) == act(here, wanted)
+            assert np.array_equal(found, wanted)
+            assert not here.digests
+            assert there.digests == [
+                digest_bytes(t[first:].view(torch.uint8).numpy(), first * t.element_size())
+                for t in whole
+            ]
+        norms = [s.norms(kept, 1, 2000, before=True) for s in (there, here)]
+        assert np.array_equal(norms[0][0], norms[1][0])
+    assert np.array_equal(there.gram(700)[0], here.gram(700)[0])
+    assert np.array_equal(there.variance(), here.variance())
+    threshold = float(np.median(here.variance()))
+    masks = [native.varying(n - first, threshold, 9) for _ in range(2)]
+    varied = [
+        s.norms(m, 2, 900, before=False)[0] for s, m in zip((there, here), masks, strict=True)
+    ]
+    assert np.array_equal(varied[0], varied[1])
+    assert np.array_equal(masks[0].bits, masks[1].bits)
+    brackets = [(models - 1, 0.001, 0.01), (0, 0.01, 0.01)]
+    told = [s.tallied("magnitude", brackets, 600, 50)[0] for s in (there, here)]
+    for one, other in zip(*told, strict=True):
+        assert (one.above, one.top, one.inside) == (other.above, other.top, other.inside)
+        assert np.array_equal(one.kept, other.kept)
+    draws, _ = _draws(models, n - first)
+    half = [0.5] * models
+    ranked = [s.ranked(draws, half, [0.2] * models, n - first) for s in (there, here)]
+    assert np.array_equal(ranked[0].bits, ranked[1].bits)
+    for file in files:
+        os.close(file)
+
+
+@needs_kernels
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """It has become shorter, or the system will not have it: an error that names it."""
+    tensors = [torch.zeros(5000), torch.ones(5000)]
+    stored, files = _in_file(tmp_path, tensors, "F32", 0, based=False)
+    os.truncate(tmp_path / "weights", 30_000)
+    with pytest.raises(FormatError, match=r"weights' has become shorter while it was read"):
+        stored.summed(stored.room("F32"), [1.0, 1.0], None)
+    with pytest.raises(FormatError, match="shorter"):
+        stored.gram(1000)
+    for file in files:
+        os.close(file)
+    with pytest.raises(InputError, match=r"weights' cannot be read: Bad file descriptor"):
+        stored.summed(stored.room("F32"), [1.0, 1.0], None)
+
+
+@needs_kernels
+@pytest.mark.parametrize("offset", [0, 3, 8, 131_064, 131_071, 1 << 40])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 300, 262_159])
+def test_digests(offset: int, size: int) -> None:
+    """Of bytes anywhere in a tensor, also across rows of constants."""
+    data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    assert native.digest(data, offset) == digest_bytes(data, offset)
 
 
 @needs_kernels
@@ -153,7 +265,24 @@ def test_variance(models: int, n: int, alone: Alone) -> None:
     assert stored is not None
     threshold = float(found.median())
     wanted = np.where(np.arange(n) < n // 2, found[0] >= threshold, found[0] > threshold)
-    assert np.array_equal(stored.above(threshold, n // 2).bits, np.packbits(wanted))
+    bits = native.varying(n, threshold, n // 2)
+    kept, _ = stored.norms(bits, 2, 1000, before=False)
+    assert np.array_equal(bits.bits, np.packbits(wanted))
+    assert bits.above is None
+    again, _ = stored.norms(bits, 2, 1000, before=False)
+    assert np.array_equal(kept, again)
+    ones = [1.0] * models
+    for act in (
+        partial(stored.summed, factors=ones),
+        partial(stored.elected, factors=ones, shares=ones, plain=True, normalize=True, scale=0.5),
+    ):
+        other = native.varying(n, threshold, n // 2)
+        made = []
+        for mask in (other, bits):
+            made.append(stored.room("BF16"))
+            assert act(made[-1], keep=mask, dtype="BF16") is not None
+        assert np.array_equal(made[0], made[1])
+        assert np.array_equal(other.bits, bits.bits)
 
 
 @needs_kernels
@@ -204,6 +333,24 @@ def test_random_masks(n: int) -> None:
     assert np.array_equal(bits.bits, np.packbits(wanted.numpy() != 0))
     assert np.array_equal(bits.bits, native.packed(wanted))
     assert torch.equal(wanted, native.unpacked(bits.bits, wanted.shape))
+
+
+@needs_kernels
+@pytest.mark.parametrize("start", [0, 4, 1 << 40])
+@pytest.mark.parametrize("n", SIZES)
+def test_draws_from_a_state(n: int, start: int) -> None:
+    """The same masks as from the numbers that NumPy draws, wherever they begin."""
+    shares = (0.0, 0.37, 0.9)
+    streams = [Stream(7, "weight", m) for m in range(3)]
+    states = [stream.state(start) for stream in streams]
+    assert all(state is not None for state in states)
+    drawn = native.drawn([state for state in states if state is not None], shares, n)
+    again = [stream.draw(start, start + n).view("int16") for stream in streams]
+    wanted = native.chance(again, shares)
+    assert drawn is not None
+    assert wanted is not None
+    assert np.array_equal(drawn.bits, wanted.bits)
+    assert streams[0].state(start + 1) is None
 
 
 @needs_kernels
@@ -286,11 +433,28 @@ def _files(folder: Path) -> Sequence[str]:
 def test_it_is_compiled_once(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One library in the cache, whole, which the next process takes as it is."""
     assert kernels() is not None
-    (name,) = _files(fresh)
+    note, library = sorted(_files(fresh))
+    assert (Path(note).suffix, Path(library).suffix) == (".agrees", ".so")
     monkeypatch.setattr(compiled, "_loaded", {})
     monkeypatch.setenv("CC", "/no/such/compiler")
     assert kernels() is not None
-    assert _files(fresh) == [name]
+    assert sorted(_files(fresh)) == [note, library]
+
+
+@needs_kernels
+def test_it_is_compared_with_torch_once(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note says with which torch on which processor; where it says another, once more."""
+    looked: list[object] = []
+    agrees = compiled._agrees
+    monkeypatch.setattr(compiled, "_agrees", lambda lib: looked.append(lib) or agrees(lib))
+    for times, change in ((1, None), (1, None), (2, "ATEN_CPU_CAPABILITY"), (3, "note")):
+        if change == "note":
+            next(fresh.glob("*.agrees")).write_text("torch 1.0 on another processor")
+        elif change:
+            monkeypatch.setenv(change, "default")
+        monkeypatch.setattr(compiled, "_loaded", {})
+        assert kernels() is not None
+        assert len(looked) == times
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
@@ -331,6 +495,6 @@ def test_kernels_that_disagree_are_not_used(fresh: Path, monkeypatch: pytest.Mon
     """Where fused sums have other bits than torch's, the kernels are left alone."""
     source = Path(compiled.__file__).with_name("kernels.c").read_text("utf-8")
     other = fresh.parent / "kernels.c"
-    other.write_text(source.replace("fmaf(row[i], factor, total[i])", "row[i] * factor + total[i]"))
+    other.write_text(source.replace("fmaf(x, factor, total[i])", "x * factor + total[i]"))
     monkeypatch.setattr(compiled, "_SOURCE", other)
     assert kernels() is None

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from cermet.core.later import once_loaded
+
 __all__ = ["Executor", "Stage", "Staged", "one_thread"]
 
 Stage = list[Callable[[], None]]
@@ -46,9 +48,18 @@ class Executor(Protocol):
 @contextmanager
 def one_thread() -> Iterator[None]:
     """No threads inside torch: the pieces are parallel, and sums and products round by them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before: list[int] = []
+    ended = False
+
+    def alone() -> None:
+        if not ended:
+            before.append(torch.get_num_threads())
+            torch.set_num_threads(1)
+
+    once_loaded("torch", alone)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        ended = True
+        for threads in before:
+            torch.set_num_threads(threads)

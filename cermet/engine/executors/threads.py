@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cermet.core.later import loaded
 from cermet.engine.executors import Stage, Staged
 
 __all__ = ["Threads"]
@@ -75,7 +76,8 @@ class Threads:
         try:
             # MKL keeps the number of its threads for each thread that calls it. What `one_thread`
             # has said does not hold here, and products would round by the number of cores.
-            torch.set_num_threads(1)
+            if loaded("torch"):
+                torch.set_num_threads(1)
             while (next_piece := self._take()) is not None:
                 job, piece = next_piece
                 piece()

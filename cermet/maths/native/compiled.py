@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cermet.core.device import processor
 from cermet.core.places import cache_folder
 
 __all__ = ["Kept", "Look", "Stored", "kernels"]
@@ -40,6 +42,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         _bits,
         [_pointer, _pointer, _pointer, _pointer, _int, _int, _float, _pointer, _int],
     ),
+    "digest": (ctypes.c_uint64, [_pointer, ctypes.c_int64, ctypes.c_uint64, _pointer]),
     "finish": (_void, [_pointer, _pointer, _long, _pointer, _int]),
     "variance": (_void, [_pointer, _pointer]),
     "tally": (_bits, [_pointer, _int, _long, _long, _pointer]),
@@ -49,11 +52,11 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "unpack": (_void, [_pointer, _long, _pointer]),
     "uniform": (_void, [_pointer, _long, _pointer]),
     "chance": (_void, [_pointer, _long, _float, _long, _pointer]),
-    "above": (_void, [_pointer, _float, _long, _pointer]),
-    "bounded": (_void, [_pointer, _long, _long, _pointer]),
+    "draw": (_void, [_pointer, _long, _float, _long, _pointer]),
+    "bounded": (_void, [_pointer, _long, _pointer]),
     "ranked": (
         _void,
-        [_pointer, _long, _long, _pointer, _pointer, _float, _float, _long, _pointer],
+        [_pointer, _long, _pointer, _pointer, _float, _float, _long, _pointer],
     ),
 }
 
@@ -64,6 +67,10 @@ class Stored(ctypes.Structure):
     _fields_ = (
         ("models", ctypes.c_int64), ("origin", _pointer), ("base", _pointer),
         ("kind", ctypes.c_int64), ("n", ctypes.c_int64),
+        ("files", _pointer), ("at", _pointer), ("room", _pointer),
+        ("chunk", ctypes.c_int64), ("have", ctypes.c_int64), ("first", ctypes.c_int64),
+        ("lanes", _pointer), ("digests", _pointer),
+        ("failed", ctypes.c_int64), ("which", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -73,6 +80,7 @@ class Kept(ctypes.Structure):
     _fields_ = (
         ("cuts", ctypes.c_int64), ("above", _pointer), ("inclusive", _pointer), ("end", _pointer),
         ("masks", ctypes.c_int64), ("bits", _pointer), ("mask", _pointer),
+        ("vary", ctypes.c_int64), ("until", ctypes.c_int64), ("threshold", _float),
     )  # fmt: skip
 
 
@@ -115,7 +123,29 @@ def _library() -> Any:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError, subprocess.SubprocessError, RuntimeError):
         return None  # torch does the work then
-    return library if _agrees(library) else None
+    return library if _trusted(library, _place(options)) else None
+
+
+def _trusted(library: Any, place: Path) -> bool:
+    """Whether the library has agreed with torch: now, or before with this torch and processor."""
+    note = place.with_suffix(".agrees")
+    chosen = os.environ.get("ATEN_CPU_CAPABILITY", "")
+    told = f"torch {version('torch')} on {_kind_of_processor()} {chosen}"
+    with contextlib.suppress(OSError):
+        if note.read_text() == told:
+            return True
+    if not _agrees(library):
+        return False
+    with contextlib.suppress(OSError):
+        note.write_text(told)
+    return True
+
+
+def _kind_of_processor() -> str:
+    """What tells processors apart for which torch has different code."""
+    found = processor()
+    told = [found.get(key) for key in ("model name", "flags", "Features")]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _linked(options: tuple[str, ...]) -> Any:
@@ -134,8 +164,7 @@ def _machine() -> tuple[str, ...] | None:
         return ()
     if platform.machine() != "x86_64" or sys.platform != "linux":
         return None
-    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return _X86 if flags and {"avx2", "fma"} <= set(flags[1].split()) else None
+    return _X86 if {"avx2", "fma"} <= set(processor().get("flags", "").split()) else None
 
 
 def _place(options: tuple[str, ...]) -> Path:

@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, method
 from cermet.maths.select import Cutoff
@@ -10,7 +11,9 @@ from cermet.maths.select import Cutoff
 _EPS = 1e-8
 
 
-def _importance(weights: Float[Tensor, "2 rows columns"]) -> Float[Tensor, "1 rows columns"]:
+def _importance(
+    weights: Float[torch.Tensor, "2 rows columns"],
+) -> Float[torch.Tensor, "1 rows columns"]:
     """|θ₁ − θ₀| times the KL divergence between the rows' softmaxes."""
     chance = torch.softmax(weights, dim=-1) + _EPS
     divergence = (chance[1] * torch.log(chance[1] / chance[0])).sum(dim=-1, keepdim=True)
@@ -38,8 +41,8 @@ def _threshold(*, quartiles: Cutoff) -> dict[str, float]:
     workspace=3.0,
 )
 def arcee_fusion(
-    weights: Float[Tensor, "2 rows columns"], *, threshold: float
-) -> Float[Tensor, "rows columns"]:
+    weights: Float[torch.Tensor, "2 rows columns"], *, threshold: float
+) -> Float[torch.Tensor, "rows columns"]:
     """Take the other model's value where the change is important, else keep the base's.
 
     Maths       I = |θ₁ − θ₀| · KL(softmax θ₁ ‖ softmax θ₀), by row; θ₁ where

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
@@ -20,7 +22,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass, trim
     properties=("permutation", "homogeneous", "odd"),
 )
 def breadcrumbs(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     restored: PerModel,
@@ -30,7 +32,7 @@ def breadcrumbs(
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Drop the largest and the smallest entries of the deltas, and add the rest.
 
     Maths       of each τᵢ drop the ⌊γᵢn⌋ largest |τᵢ|, keep the ⌊dᵢn⌋ next;  θ = θ₀ + λ Σ wᵢτ̂ᵢ

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
@@ -15,14 +17,14 @@ from cermet.maths.sparsify import row_top
     properties=("permutation", "homogeneous", "odd"),
 )
 def breadcrumbs_official(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     density: PerModel = (0.15,),
     gamma: PerModel = (0.006,),
     remove_first: bool = True,
     lambda_: float = 0.2,
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """Breadcrumbs as its authors run it: outliers and small entries are dropped row by row.
 
     Maths       in each row of length C: drop the ⌊γC⌋ largest |τᵢ|, then keep the ⌊βC⌋ largest
@@ -41,7 +43,7 @@ def breadcrumbs_official(
                 that is dropped below; the code's, and ours, is the share that is kept.
     """
     columns = deltas.shape[-1]
-    kept: list[Tensor] = []
+    kept: list[torch.Tensor] = []
     for delta, share, outliers in zip(deltas, density, gamma, strict=True):
         size = delta.abs()
         dropped = int(columns * outliers)

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
@@ -20,7 +22,7 @@ from cermet.methods.rounds import band_magnitudes, band_mass, restore_mass, trim
     properties=("permutation", "homogeneous"),
 )
 def breadcrumbs_ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     restored: PerModel,
@@ -30,7 +32,7 @@ def breadcrumbs_ties(
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Drop the largest and the smallest entries, then sum those that have the elected sign.
 
     Maths       τ̂ᵢ as in breadcrumbs;  s = sgn Σ wᵢτ̂ᵢ  (0 counts as +);

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import needed_by, weighted_sum
@@ -13,12 +15,12 @@ from cermet.maths.combine import needed_by, weighted_sum
     properties=("permutation", "homogeneous", "odd"),
 )
 def consensus_ta(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     threshold: PerModel = (0.4,),
     agree: int = 2,
     lambda_: float = 0.3,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Task arithmetic on the entries that several experts need, by their TALL-masks.
 
     Maths       τ = Σ τᵢ;  mᵢ = [|τᵢ| > tᵢ|τ − τᵢ|];  θ = θ₀ + λ τ[Σ mᵢ ≥ k]

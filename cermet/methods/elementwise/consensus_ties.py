@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import needed_by
@@ -18,7 +20,7 @@ from cermet.methods.whole import agreeing_sum, global_balance, global_magnitudes
     properties=("permutation", "homogeneous"),
 )
 def consensus_ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     at_zero: float,
@@ -26,7 +28,7 @@ def consensus_ties(
     threshold: PerModel = (0.4,),
     agree: int = 2,
     lambda_: float = 0.5,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """TIES on the entries that several experts need, by their TALL-masks.
 
     Maths       τ: the sum (not the mean) that ties_official makes of the τᵢ;

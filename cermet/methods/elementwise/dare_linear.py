@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
@@ -20,16 +22,16 @@ from cermet.methods.rounds import keep_at_random, masked_mass, masked_sum, resto
     properties=("homogeneous", "odd"),
 )
 def dare_linear(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    mask: Float[Tensor, "models *block"],
+    mask: Float[torch.Tensor, "models *block"],
     restored: PerModel,
     weight: PerModel,
     density: PerModel = (1.0,),
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Drop entries of the deltas at random, restore their size, and add them up.
 
     Maths       mᵢ ~ Bernoulli(dᵢ);  θ = θ₀ + λ Σ wᵢ cᵢ mᵢ⊙τᵢ,  cᵢ = ‖τᵢ‖₁ / ‖mᵢ⊙τᵢ‖₁

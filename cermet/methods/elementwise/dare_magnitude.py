@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -21,14 +23,14 @@ def _above(*, density: PerModel, numel: int) -> list[list[int]]:
     properties=("permutation", "homogeneous", "odd"),
 )
 def dare_magnitude(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     weight: PerModel = (1.0,),
     density: PerModel = (0.9,),
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Drop the smallest entries of each tensor's deltas, divide the rest by the share kept, add.
 
     Maths       τ̂ᵢ: entries with |τᵢ| > the ⌊(1−d)n⌋-th smallest;  θ = θ₀ + λ Σ wᵢτ̂ᵢ/dᵢ

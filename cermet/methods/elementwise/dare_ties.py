@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
@@ -20,16 +22,16 @@ from cermet.methods.rounds import keep_at_random, masked_election, masked_mass, 
     properties=("homogeneous",),
 )
 def dare_ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    mask: Float[Tensor, "models *block"],
+    mask: Float[torch.Tensor, "models *block"],
     restored: PerModel,
     weight: PerModel,
     density: PerModel = (1.0,),
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Drop entries of the deltas at random, then sum those that have the elected sign.
 
     Maths       τ̂ᵢ = cᵢ mᵢ⊙τᵢ,  mᵢ ~ Bernoulli(dᵢ),  cᵢ = ‖τᵢ‖₁ / ‖mᵢ⊙τᵢ‖₁;

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
@@ -29,9 +31,9 @@ from cermet.methods.rounds import (
     properties=("homogeneous",),
 )
 def della(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
-    mask: Float[Tensor, "models rows columns"],
+    mask: Float[torch.Tensor, "models rows columns"],
     restored: PerModel,
     weight: PerModel,
     density: PerModel = (1.0,),
@@ -39,7 +41,7 @@ def della(
     normalize: bool = True,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """Drop entries at random, small ones of each row more often; elect a sign and average.
 
     Maths       q = d − ε + 2ε(ρ−1)/(R−1),  ρ: rank of |τ| in its row of length R, ascending;

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
@@ -23,9 +25,9 @@ from cermet.methods.rounds import check_window, keep_by_rank, masked_mass, maske
     properties=("homogeneous", "odd"),
 )
 def della_linear(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
-    mask: Float[Tensor, "models rows columns"],
+    mask: Float[torch.Tensor, "models rows columns"],
     restored: PerModel,
     weight: PerModel,
     density: PerModel = (1.0,),
@@ -33,7 +35,7 @@ def della_linear(
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """Drop entries at random, small ones of each row more often, and add the deltas up.
 
     Maths       mᵢ as in della;  θ = θ₀ + λ Σ wᵢ cᵢ mᵢ⊙τᵢ,  cᵢ = ‖τᵢ‖₁ / ‖mᵢ⊙τᵢ‖₁

@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Grain
@@ -24,16 +25,16 @@ def _grain(*, by_tensor: bool) -> Grain:
     properties=("homogeneous",),
 )
 def della_official(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    noise: Float[Tensor, "models *block"],
+    noise: Float[torch.Tensor, "models *block"],
     weight: PerModel,
     density: PerModel = (0.7,),
     epsilon: PerModel = (0.07,),
     normalize: bool = True,
     by_tensor: bool = False,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """DELLA as its authors run it: each kept entry is divided by its own probability.
 
     Maths       q = d − ε + 2ε(ρ−1)/(R−1),  ρ: rank of |τ| in its row of length R, ascending;

@@ -1,24 +1,25 @@
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Bits, Numbers, PerModel, Sum, method
 from cermet.core.types import Place
 from cermet.maths.combine import elected, largest_agreeing, weighted_sum
 
 
-def _unified(deltas: Float[Tensor, "models *block"]) -> Float[Tensor, "*block"]:
+def _unified(deltas: Float[torch.Tensor, "models *block"]) -> Float[torch.Tensor, "*block"]:
     """γε: the elected sign times the largest delta that has it; the deltas become mᵢ|τᵢ|."""
     sign = elected(weighted_sum(deltas, [1.0] * len(deltas)), at_zero=-1.0)
     return largest_agreeing(deltas, sign)
 
 
 def _sizes(
-    deltas: Float[Tensor, "models *block"], *, place: Place, by_tensor: bool
-) -> Float[Tensor, "2 models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, place: Place, by_tensor: bool
+) -> Float[torch.Tensor, "2 models *block"]:
     """|τᵢ| and |mᵢτ|, over the number of entries of the tensor where each tensor counts alike."""
     both = torch.empty(2, *deltas.shape, dtype=deltas.dtype, device=deltas.device)
     torch.abs(deltas, out=both[0])
@@ -27,19 +28,19 @@ def _sizes(
     return both.div_(float(math.prod(place.shape))) if by_tensor else both
 
 
-def _rescalers(*, size: Tensor) -> dict[str, PerModel]:
+def _rescalers(*, size: torch.Tensor) -> dict[str, PerModel]:
     """λᵢ; 1 where nothing of an expert is left to rescale."""
     own, left = size.tolist()
     return {"rescaler": tuple(o / u if u else 1.0 for o, u in zip(own, left, strict=True))}
 
 
 def _restored(
-    merged: Float[Tensor, "*block"],
+    merged: Float[torch.Tensor, "*block"],
     *,
-    base: Float[Tensor, "*block"],
-    mask: Float[Tensor, "*block"],
-    rescaler: Float[Tensor, ""],
-) -> Float[Tensor, "*block"]:
+    base: Float[torch.Tensor, "*block"],
+    mask: Float[torch.Tensor, "*block"],
+    rescaler: Float[torch.Tensor, ""],
+) -> Float[torch.Tensor, "*block"]:
     return (merged - base).mul_(mask).mul_(rescaler).add_(base)
 
 
@@ -55,11 +56,11 @@ def _restored(
     properties=("permutation", "homogeneous"),
 )
 def emr(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     rescaler: PerModel,
     by_tensor: bool = True,
-) -> tuple[Float[Tensor, "*block"], Mapping[str, Tensor]]:
+) -> tuple[Float[torch.Tensor, "*block"], Mapping[str, torch.Tensor]]:
     """Elect, mask and rescale: one unified delta, a bit for each weight and expert, and a number.
 
     Maths       γ = sgn Σ τᵢ;  ε = the largest |τᵢ| of those with sign γ;  τ = γε;

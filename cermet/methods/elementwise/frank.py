@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place, Role
@@ -23,7 +24,7 @@ def _prior(place: Place, decay: float | None) -> PerModel:
     return (first, 1.0 - first)
 
 
-def _shares(*, energy: Tensor, place: Place, decay: float | None) -> dict[str, PerModel]:
+def _shares(*, energy: torch.Tensor, place: Place, decay: float | None) -> dict[str, PerModel]:
     first, second = (w * e for w, e in zip(_prior(place, decay), energy.tolist(), strict=True))
     total = first + second
     return {"share": (first / total, second / total) if total else (0.5, 0.5)}
@@ -46,8 +47,8 @@ def _coefficients(*, share: PerModel) -> PerModel:
     properties=("idempotent", "homogeneous", "odd"),
 )
 def frank(
-    deltas: Float[Tensor, "models *block"], *, share: PerModel, decay: float | None = None
-) -> Float[Tensor, "*block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, share: PerModel, decay: float | None = None
+) -> Float[torch.Tensor, "*block"]:
     """A model that sees and one that reasons, weighed in each layer by how far they have moved.
 
     Maths       ‖τ‖² over all tensors of a layer ℓ;  λₜ = wₜ‖τₜ‖² / (w₁‖τ₁‖² + w₂‖τ₂‖²);

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
@@ -27,13 +29,13 @@ def _coefficients(*, place: Place, bottom: int, top: int, transition: int) -> Pe
     properties=("idempotent", "elementwise"),
 )
 def layer_swapping(
-    weights: Float[Tensor, "2 *block"],
+    weights: Float[torch.Tensor, "2 *block"],
     *,
     place: Place,
     bottom: int = 5,
     top: int = 2,
     transition: int = 1,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """The middle layers of an expert for a task, the outer layers of an expert for a language.
 
     Maths       layers below b and the last u from the second model, t layers beside them the mean

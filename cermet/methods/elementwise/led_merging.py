@@ -1,17 +1,18 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, Need, PerModel, method
 from cermet.maths.select import Cutoff, kept_mask
 
 
 def _scores(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    score: Float[Tensor, "models *block"],
-    base_score: Float[Tensor, "models *block"],
-) -> Float[Tensor, "rows *block"]:
+    score: Float[torch.Tensor, "models *block"],
+    base_score: Float[torch.Tensor, "models *block"],
+) -> Float[torch.Tensor, "rows *block"]:
     """The scores of all experts, then those of the base on their tasks."""
     return torch.cat((score, base_score))
 
@@ -32,14 +33,14 @@ def _largest(*, density: PerModel, numel: int) -> list[list[int]]:
     properties=("permutation", "homogeneous", "odd"),
 )
 def led_merging(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    score: Float[Tensor, "models *block"],
-    base_score: Float[Tensor, "models *block"],
+    score: Float[torch.Tensor, "models *block"],
+    base_score: Float[torch.Tensor, "models *block"],
     cutoff: Cutoff,
     weight: PerModel = (1.0,),
     density: PerModel = (0.4,),
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Keep of each expert what matters to it and to the base, and to no other expert.
 
     Maths       top(S, r): entries of a tensor above the ⌊rn⌋-th largest of its n scores;

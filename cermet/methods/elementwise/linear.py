@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
@@ -25,8 +27,8 @@ def _shares(*, weight: PerModel, normalize: bool) -> PerModel:
     properties=("permutation", "idempotent", "elementwise"),
 )
 def linear(
-    weights: Float[Tensor, "models *block"], *, weight: PerModel, normalize: bool = True
-) -> Float[Tensor, "*block"]:
+    weights: Float[torch.Tensor, "models *block"], *, weight: PerModel, normalize: bool = True
+) -> Float[torch.Tensor, "*block"]:
     """Weighted average of the models.
 
     Maths       θ = Σ wᵢθᵢ / Σ wᵢ  (θ = Σ wᵢθᵢ without normalize)

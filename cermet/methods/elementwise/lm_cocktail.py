@@ -1,7 +1,9 @@
+from __future__ import annotations
+
 import math
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -23,8 +25,8 @@ def _coefficients(*, loss: PerModel, temperature: float) -> PerModel:
     properties=("permutation", "idempotent", "elementwise"),
 )
 def lm_cocktail(
-    weights: Float[Tensor, "models *block"], *, loss: PerModel, temperature: float = 5.0
-) -> Float[Tensor, "*block"]:
+    weights: Float[torch.Tensor, "models *block"], *, loss: PerModel, temperature: float = 5.0
+) -> Float[torch.Tensor, "*block"]:
     """Average models by how well each does on a few examples of the target task.
 
     Maths       wᵢ = exp(−Lᵢ/T) / Σₖ exp(−Lₖ/T);  θ = Σ wᵢθᵢ

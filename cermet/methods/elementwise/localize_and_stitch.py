@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Bits, Kth, PerModel, method
 from cermet.core.types import Place
@@ -32,13 +33,13 @@ def _largest(*, density: PerModel, numel: int) -> list[list[int]]:
     properties=("permutation", "homogeneous", "odd"),
 )
 def localize_and_stitch(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff | None,
     place: Place,
     density: PerModel = (0.05,),
     layers_only: bool = True,
-) -> tuple[Float[Tensor, "*block"], Mapping[str, Tensor]]:
+) -> tuple[Float[torch.Tensor, "*block"], Mapping[str, torch.Tensor]]:
     """Keep each expert's few largest entries of the whole model; where they meet, average.
 
     Maths       mᵢ = [|τᵢ| > the ⌊dD⌋-th largest of all D of the model];

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -21,8 +23,8 @@ def _coefficients(*, share: PerModel, lambda_: float) -> PerModel:
     properties=("permutation", "idempotent", "homogeneous", "odd", "equivariant"),
 )
 def metagpt(
-    deltas: Float[Tensor, "models *block"], *, share: PerModel, lambda_: float = 1.0
-) -> Float[Tensor, "*block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, share: PerModel, lambda_: float = 1.0
+) -> Float[torch.Tensor, "*block"]:
     """Weigh each expert by its share of the squared size of all deltas; nothing to tune.
 
     Maths       λᵢ = ‖τᵢ‖² / Σₖ ‖τₖ‖² over all tensors of the model;  θ = θ₀ + λ Σ λᵢτᵢ

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 
@@ -12,7 +14,7 @@ from cermet.core.registry import method
     workspace=0.5,
     properties=("elementwise",),
 )
-def nearswap(deltas: Float[Tensor, "1 *block"], *, t: float) -> Float[Tensor, "*block"]:
+def nearswap(deltas: Float[torch.Tensor, "1 *block"], *, t: float) -> Float[torch.Tensor, "*block"]:
     """Take the other model's value where it is near the base's, and less of it farther away.
 
     Maths       θ = (1−u)·θ₀ + u·θ₁,  u = min(1, t / |θ₁ − θ₀|)

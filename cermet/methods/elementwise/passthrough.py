@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -19,8 +21,8 @@ def _factor(*, scale: PerModel | None) -> PerModel:
     properties=("idempotent", "elementwise"),
 )
 def passthrough(
-    weights: Float[Tensor, "1 *block"], *, scale: PerModel | None = None
-) -> Float[Tensor, "*block"]:
+    weights: Float[torch.Tensor, "1 *block"], *, scale: PerModel | None = None
+) -> Float[torch.Tensor, "*block"]:
     """Copy the one model, layer by layer; the method of layer stacking.
 
     Maths       θ = s·θ₁

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -15,8 +17,8 @@ def _limits(*, numel: int, count: int) -> list[list[int]]:
 
 
 def _scores(
-    deltas: Float[Tensor, "models *block"], *, clamp: Cutoff
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, clamp: Cutoff
+) -> Float[torch.Tensor, "models *block"]:
     """Competition inside a model, times that with the sum of all deltas."""
     total = weighted_sum(deltas, [1.0] * len(deltas))
     return inside(relative(clamped(deltas, clamp), clamp)).mul_((deltas * total).tanh_())
@@ -33,14 +35,14 @@ def _scores(
     properties=("permutation", "odd"),
 )
 def pcb_merging(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     clamp: Cutoff,
     drop: Cutoff,
     weight: PerModel = (1.0,),
     density: float = 0.1,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Parameter competition balancing: entries win by their size and by the others' assent.
 
     Maths       nᵢ: |τᵢ| clamped to its model's 0.01 % and 99.99 % values, on a scale of 0 to 1;

@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, method
 from cermet.maths.select import Cutoff
@@ -15,8 +16,8 @@ def _limits(*, numel: int, count: int) -> list[list[int]]:
 
 
 def _scores(
-    deltas: Float[Tensor, "models *block"], *, clamp: Cutoff
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, clamp: Cutoff
+) -> Float[torch.Tensor, "models *block"]:
     """Competition inside a model, times the sum of that with each model."""
     shares = relative(clamped(deltas, clamp), clamp)
     signed = shares * deltas.sign()
@@ -37,14 +38,14 @@ def _scores(
     properties=("permutation", "homogeneous", "odd"),
 )
 def pcb_merging_es(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     clamp: Cutoff,
     drop: Cutoff,
     weight: PerModel = (1.2,),
     density: float = 0.05,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """PCB-Merging as the authors' evolutionary search scores it: every pair of experts on its own.
 
     Maths       nᵢ: |τᵢ| clamped to its model's 1 % and 99 % values, on a scale of 0 to 1;

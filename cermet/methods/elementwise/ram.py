@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.maths.combine import changed_mean
@@ -13,8 +15,8 @@ from cermet.maths.combine import changed_mean
     properties=("permutation", "idempotent", "elementwise", "odd"),
 )
 def ram(
-    deltas: Float[Tensor, "models *block"], *, epsilon: float = 1e-5
-) -> Float[Tensor, "*block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, epsilon: float = 1e-5
+) -> Float[torch.Tensor, "*block"]:
     """Average each element over the experts that changed it.
 
     Maths       θ = θ₀ + Σ τᵢ[|τᵢ| > ε] / max(1, #{i: |τᵢ| > ε})

@@ -1,14 +1,15 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, Sum, method
 from cermet.maths.combine import changed, changed_mean
 
 
 def _counts(
-    deltas: Float[Tensor, "models *block"], *, epsilon: float
-) -> Float[Tensor, "2 models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, epsilon: float
+) -> Float[torch.Tensor, "2 models *block"]:
     """Ones where a model changed an element together with others, and alone."""
     own = changed(deltas, epsilon)
     count = own.sum(dim=0)
@@ -16,7 +17,7 @@ def _counts(
     return torch.stack((shared, own - shared))
 
 
-def _boosts(*, counts: Tensor, r: float, alpha: float, epsilon: float) -> dict[str, PerModel]:
+def _boosts(*, counts: torch.Tensor, r: float, alpha: float, epsilon: float) -> dict[str, PerModel]:
     ratios = (counts[0] / counts[1].clamp_min(epsilon)).clamp(0.0, alpha)
     return {"boost": tuple((1.0 + r * ratios).tolist())}
 
@@ -32,13 +33,13 @@ def _boosts(*, counts: Tensor, r: float, alpha: float, epsilon: float) -> dict[s
     properties=("permutation", "odd"),
 )
 def ramplus_tl(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     boost: PerModel,
     r: float = 0.1,
     alpha: float = 0.2,
     epsilon: float = 1e-5,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """As ram, with the elements that one expert alone changed made a little stronger.
 
     Maths       λᵢ = 1 + r·min(α, sharedᵢ / uniqueᵢ), counted over the tensor;

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, PerModel, method
 from cermet.maths.combine import elected_sign, scaled_, weighted_sum
@@ -19,13 +21,13 @@ def _largest(*, density: PerModel, numel: int) -> list[list[int]]:
     properties=("permutation", "homogeneous"),
 )
 def rht(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     weight: PerModel = (1.0,),
     density: PerModel = (0.7,),
     frequency: bool = False,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Reparameterised heavy tails: keep the largest entries, enlarge them, elect, divide by count.
 
     Maths       τ̂ᵢ: the ⌊dn⌋ largest |τᵢ| of the tensor, divided by d;  s = sgn Σ τ̂ᵢ (0 counts

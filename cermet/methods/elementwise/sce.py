@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
@@ -26,12 +28,12 @@ def _election(*, share: PerModel) -> Combination:
     properties=("permutation", "homogeneous"),
 )
 def sce(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    mask: Float[Tensor, "1 *block"],
+    mask: Float[torch.Tensor, "1 *block"],
     share: PerModel,
     select_topk: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Select the elements that vary most, weigh experts by their energy there, erase minorities.
 
     Maths       Select: the ⌊ρ·n₊⌋ positions with the largest variance over the experts (n₊: those

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
@@ -25,8 +27,8 @@ def _election(*, share: PerModel) -> Combination:
     properties=("permutation", "homogeneous"),
 )
 def sce_official(
-    deltas: Float[Tensor, "models *block"], *, share: PerModel, select_topk: float = 0.1
-) -> Float[Tensor, "*block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, share: PerModel, select_topk: float = 0.1
+) -> Float[torch.Tensor, "*block"]:
     """SCE as FuseChat's own code runs it: the selection decides the weights alone.
 
     Maths       wᵢ as in sce;  s = sgn Σ τᵢ (0 counts as +) over all elements;

@@ -1,7 +1,9 @@
+from __future__ import annotations
+
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Bits, PerModel, method
 from cermet.maths.combine import needed_by_each, weighted_sum
@@ -18,10 +20,10 @@ from cermet.methods.masks import chosen
     properties=("permutation", "homogeneous", "odd"),
 )
 def tall_mask(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     threshold: PerModel = (0.4,),
-) -> tuple[Float[Tensor, "*block"], Mapping[str, Tensor]]:
+) -> tuple[Float[torch.Tensor, "*block"], Mapping[str, torch.Tensor]]:
     """The sum of all deltas, and for each expert one bit a weight that says what of it to use.
 
     Maths       τ = Σ τᵢ;  mᵢ = [|τᵢ| > tᵢ|τ − τᵢ|];  merged θ = θ₀ + τ;

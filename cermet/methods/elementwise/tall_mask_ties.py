@@ -1,7 +1,9 @@
+from __future__ import annotations
+
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Bits, PerModel, method
 from cermet.maths.combine import needed_by_each
@@ -23,13 +25,13 @@ from cermet.methods.whole import agreeing_sum, global_balance, global_magnitudes
     properties=("permutation", "homogeneous"),
 )
 def tall_mask_ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     at_zero: float,
     density: PerModel = (0.2,),
     threshold: PerModel = (0.4,),
-) -> tuple[Float[Tensor, "*block"], Mapping[str, Tensor]]:
+) -> tuple[Float[torch.Tensor, "*block"], Mapping[str, torch.Tensor]]:
     """TALL-masks over the sum that TIES makes of the deltas instead of the plain one.
 
     Maths       τ: the sum (not the mean) that ties_official makes of the τᵢ;

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import mean_coefficients, weighted_sum
@@ -22,12 +24,12 @@ def _factors(*, weight: PerModel, normalize: bool, lambda_: float) -> PerModel:
     properties=("permutation", "elementwise", "homogeneous", "odd", "equivariant"),
 )
 def task_arithmetic(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     weight: PerModel,
     normalize: bool = False,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Add the weighted deltas to the base.
 
     Maths       θ = θ₀ + λ Σ wᵢ(θᵢ − θ₀)  (the sum divided by Σ wᵢ with normalize)

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import consensus
@@ -19,7 +21,7 @@ from cermet.methods.rounds import kept_magnitudes, restore_mass, trimmed_electio
     properties=("permutation", "homogeneous"),
 )
 def ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     restored: PerModel,
@@ -28,7 +30,7 @@ def ties(
     normalize: bool = True,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Trim the deltas, elect a sign for each element, average the deltas that have it.
 
     Maths       τ̂ᵢ = the ⌊dᵢn⌋ largest |τᵢ| of the tensor;  s = sgn Σ wᵢτ̂ᵢ  (0 counts as +)

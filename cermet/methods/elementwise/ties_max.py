@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import elected, largest_agreeing, weighted_sum
@@ -17,13 +19,13 @@ from cermet.methods.whole import global_balance, global_magnitudes, trimmed_glob
     properties=("permutation", "homogeneous"),
 )
 def ties_max(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     at_zero: float,
     density: PerModel = (0.2,),
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """TIES with the largest of the deltas that agree instead of their mean (dis-max).
 
     Maths       τ̂ᵢ and s as in ties_official;  θ = θ₀ + λ s max |τ̂ᵢ| over sgn τ̂ᵢ = s

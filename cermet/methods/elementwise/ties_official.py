@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import agreeing_mean, elected, weighted_sum
@@ -17,14 +19,14 @@ from cermet.methods.whole import global_balance, global_magnitudes, trimmed_glob
     properties=("permutation", "homogeneous"),
 )
 def ties_official(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     at_zero: float,
     density: PerModel = (0.2,),
     normalize: bool = True,
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """TIES as its authors run it: one threshold for each whole model, unweighted election.
 
     Maths       τ̂ᵢ: entries of τᵢ with |τᵢ| ≥ the (D−⌊dD⌋)-th smallest of all D of the model;

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, Sum, method
 from cermet.maths.combine import agreeing_mean, elected, weighted_sum
@@ -7,14 +9,16 @@ from cermet.maths.select import Cutoff
 from cermet.methods.whole import global_magnitudes, trimmed_globally, zero_sign
 
 
-def _votes(kept: Float[Tensor, "models *block"], slack: PerModel) -> Float[Tensor, "*block"]:
+def _votes(
+    kept: Float[torch.Tensor, "models *block"], slack: PerModel
+) -> Float[torch.Tensor, "*block"]:
     """The sum of what is kept, each non-zero entry longer by its model's slack."""
     return weighted_sum(kept, [1.0] * len(kept)).add_(weighted_sum(kept.sign(), slack))
 
 
 def _signs(
-    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff, slack: PerModel
-) -> Float[Tensor, "1 *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, cutoff: Cutoff, slack: PerModel
+) -> Float[torch.Tensor, "1 *block"]:
     return _votes(trimmed_globally(deltas, cutoff), slack).sign_()[None]
 
 
@@ -31,14 +35,14 @@ def _signs(
     "we could read, so this is a reading of its abstract and reproduces no number of it.",
 )
 def ties_sv(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     cutoff: Cutoff,
     at_zero: float,
     slack: PerModel = (0.0,),
     density: PerModel = (0.2,),
     lambda_: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """TIES whose election favours an expert with small deltas by a slack.
 
     Maths       τ̂ᵢ as in ties_official;  s = sgn Σ (τ̂ᵢ + σᵢ sgn τ̂ᵢ), where that is 0 the sign of

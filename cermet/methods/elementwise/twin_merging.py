@@ -1,9 +1,10 @@
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Numbers, method
 from cermet.core.types import Place
@@ -44,12 +45,12 @@ def _shape(*, place: Place) -> tuple[int, ...]:
 
 
 def _restored(
-    merged: Float[Tensor, "numel"],
+    merged: Float[torch.Tensor, "numel"],
     *,
-    left: Float[Tensor, "rows rank"] | None,
-    right: Float[Tensor, "rank columns"] | None,
-    exclusive: Float[Tensor, "*shape"] | None,
-) -> Float[Tensor, "numel"]:
+    left: Float[torch.Tensor, "rows rank"] | None,
+    right: Float[torch.Tensor, "rank columns"] | None,
+    exclusive: Float[torch.Tensor, "*shape"] | None,
+) -> Float[torch.Tensor, "numel"]:
     if exclusive is not None:
         return merged + exclusive.reshape(-1)
     assert left is not None
@@ -72,12 +73,12 @@ def _restored(
     properties=("permutation", "homogeneous", "odd"),
 )
 def twin_merging(
-    deltas: Float[Tensor, "models numel"],
+    deltas: Float[torch.Tensor, "models numel"],
     *,
     place: Place,
     lambda_: float = 0.3,
     density: float = 0.1,
-) -> tuple[Float[Tensor, "numel"], Mapping[str, Tensor]]:
+) -> tuple[Float[torch.Tensor, "numel"], Mapping[str, torch.Tensor]]:
     """A shared model by task arithmetic, and of each expert what it lacks, in a low rank.
 
     Maths       shared θₛ = θ₀ + λ Σ τᵢ;  eᵢ = the best approximation of θᵢ − θₛ of rank

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -20,7 +22,9 @@ def _coefficients(*, share: PerModel) -> PerModel:
     workspace=1.0,
     properties=("permutation", "idempotent", "homogeneous", "odd", "equivariant"),
 )
-def varm(deltas: Float[Tensor, "models *block"], *, share: PerModel) -> Float[Tensor, "*block"]:
+def varm(
+    deltas: Float[torch.Tensor, "models *block"], *, share: PerModel
+) -> Float[torch.Tensor, "*block"]:
     """FuseChat's variation ratio merge: each tensor's weights are the shares of its change.
 
     Maths       vᵢ = mean τᵢ² over the tensor;  θ = Σ vᵢθᵢ / Σ vᵢ

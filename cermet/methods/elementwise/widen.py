@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Rows, Sum, method
 from cermet.core.types import Grain, Place, Role
@@ -26,8 +27,8 @@ def _by_element(*, place: Place) -> bool:
 
 
 def _moves(
-    weights: Float[Tensor, "models vectors length"],
-) -> Float[Tensor, "2 experts vectors"]:
+    weights: Float[torch.Tensor, "models vectors length"],
+) -> Float[torch.Tensor, "2 experts vectors"]:
     """How far the length and the direction of each vector have moved from the base's.
 
     1 − cos is half the squared distance of the directions, which small moves leave exact: of one
@@ -40,11 +41,13 @@ def _moves(
     return torch.stack(((lengths[1:] - lengths[0]).abs(), turned))
 
 
-def _sizes(weights: Float[Tensor, "models *block"]) -> Float[Tensor, "experts *block"]:
+def _sizes(weights: Float[torch.Tensor, "models *block"]) -> Float[torch.Tensor, "experts *block"]:
     return (weights[1:] - weights[0]).abs_()
 
 
-def _scores(values: Tensor, mean: Tensor, ratio: float, calibration: float) -> Tensor:
+def _scores(
+    values: torch.Tensor, mean: torch.Tensor, ratio: float, calibration: float
+) -> torch.Tensor:
     """Softmax over the experts [experts, *]; what is above its expert's mean gets a fixed score."""
     # torch's softmax adds up in an order that depends on how many elements there are
     scores = (values - values.amax(dim=0)).exp_()
@@ -53,8 +56,13 @@ def _scores(values: Tensor, mean: Tensor, ratio: float, calibration: float) -> T
 
 
 def _shares(
-    *, moves: Vectors | None, size: Tensor | None, place: Place, ratio: float, calibration: float
-) -> dict[str, Vectors | Tensor | None]:
+    *,
+    moves: Vectors | None,
+    size: torch.Tensor | None,
+    place: Place,
+    ratio: float,
+    calibration: float,
+) -> dict[str, Vectors | torch.Tensor | None]:
     if moves is None:
         assert size is not None
         count = max(1, torch.Size(place.shape).numel())
@@ -80,13 +88,13 @@ def _shares(
     properties=("permutation",),
 )
 def widen(
-    weights: Float[Tensor, "models *block"],
+    weights: Float[torch.Tensor, "models *block"],
     *,
-    shares: Float[Tensor, "experts vectors"] | None,
-    means: Float[Tensor, "experts"] | None,
+    shares: Float[torch.Tensor, "experts vectors"] | None,
+    means: Float[torch.Tensor, "experts"] | None,
     ratio: float = 1.0,
     calibration: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Weigh the columns of each expert by how far their length and direction have moved.
 
     Maths       for a matrix: ρ = rank of |‖W:c‖ − ‖W₀:c‖| over the columns c of an expert, from

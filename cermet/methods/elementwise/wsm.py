@@ -1,8 +1,10 @@
+from __future__ import annotations
+
 import math
 from typing import Literal
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import weighted_sum
@@ -36,11 +38,11 @@ def _coefficients(*, schedule: str, count: int) -> PerModel:
     properties=("idempotent", "elementwise"),
 )
 def wsm(
-    weights: Float[Tensor, "models *block"],
+    weights: Float[torch.Tensor, "models *block"],
     *,
     count: int,
     schedule: Literal["linear", "cosine", "minus_sqrt", "inverse_sqrt"] = "linear",
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Merge the checkpoints of a run at constant learning rate as if the rate had decayed.
 
     Maths       wᵢ = f(i/n);  cⱼ = wⱼ − wⱼ₊₁ (wₙ = 0);  θ = Σ cⱼθⱼ.  f: linear 1−t, cosine

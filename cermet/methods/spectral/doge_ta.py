@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Kth, method
 from cermet.core.types import Place
@@ -20,13 +21,13 @@ def _kept(*, density: float, numel: int, count: int) -> list[list[int]]:
     return [[min(numel, int(density * numel) + 1)]] * count
 
 
-def _shares(models: Tensor, eta: float) -> list[float]:
+def _shares(models: torch.Tensor, eta: float) -> list[float]:
     """λᵢ = η/‖τᵢ‖, and 0 of a delta of zeros."""
     norms = [float(delta.double().square().sum().sqrt()) for delta in models]
     return [eta / norm if norm > 0 else 0.0 for norm in norms]
 
 
-def _common(models: Tensor, subspace: int) -> Tensor:
+def _common(models: torch.Tensor, subspace: int) -> torch.Tensor:
     """Directions of outputs that all experts use: orthonormal [outputs, directions]."""
     side = min(models.shape[1:])
     own = [leading(delta, side // len(models)).left for delta in models]
@@ -35,14 +36,14 @@ def _common(models: Tensor, subspace: int) -> Tensor:
 
 
 def _correction(
-    models: Tensor, shares: list[float], subspace: int, steps: int, rate: float
-) -> Tensor:
+    models: torch.Tensor, shares: list[float], subspace: int, steps: int, rate: float
+) -> torch.Tensor:
     """Δ after the steps: [models, outputs, inputs] -> [outputs, inputs]."""
     total, scale = weighted_sum(models, shares), sum(shares)
     gaps = [(tau - total).mul_(tau).sum(dim=1, keepdim=True) for tau in models]
     basis = _common(models, subspace)
 
-    def gradient(point: Tensor) -> Tensor:
+    def gradient(point: torch.Tensor) -> torch.Tensor:
         slope = torch.zeros_like(point)
         for tau, gap in zip(models, gaps, strict=True):
             along = (tau * point).sum(dim=1, keepdim=True)
@@ -69,7 +70,7 @@ def _correction(
     properties=("permutation", "odd"),
 )
 def doge_ta(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     cutoff: Cutoff,
@@ -81,7 +82,7 @@ def doge_ta(
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
     others: Others = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """Deltas of equal length and one correction of them all, trimmed and added up.
 
     Maths       λᵢ = η/‖τᵢ‖;  Uₛ: the first ⌊k/s⌋ left vectors of [U₁ ... U_T], the first ⌊k/T⌋ of

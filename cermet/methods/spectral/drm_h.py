@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel
 from cermet.core.types import Place
@@ -10,7 +12,7 @@ from cermet.methods.matrices import Vocabulary
 
 @drm()
 def drm_h(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     place: Place,
     cutoff: Cutoff | None,
@@ -20,7 +22,7 @@ def drm_h(
     disjoint: bool = True,
     elect: bool = True,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Decom-Renorm-Merge in one basis of outputs: normalise, prune, elect, average there.
 
     Maths       [τ₁ ... τ_T] = UΣ[V₁ ... V_T]ᵀ, the σ above σ₁/100;  Rᵢ = ΣVᵢᵀ, cᵢ the lengths of

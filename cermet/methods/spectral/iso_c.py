@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -17,12 +19,12 @@ from cermet.methods.matrices import Vocabulary, averaged, room, sides
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def iso_c(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """The sum of the deltas with all its singular values made equal.
 
     Maths       Σ τᵢ = UΣVᵀ;  σ̄ = mean of all k singular values;  θ = θ₀ + λσ̄ UVᵀ;

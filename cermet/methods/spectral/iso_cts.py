@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -17,7 +18,9 @@ def _ranks(size: int, count: int, common: float) -> tuple[int, int]:
     return size - own * count, own
 
 
-def _outside(delta: Tensor, shared: Tensor, rest: Tensor | None, rank: int) -> Triplets:
+def _outside(
+    delta: torch.Tensor, shared: torch.Tensor, rest: torch.Tensor | None, rank: int
+) -> Triplets:
     """The leading triplets of what a delta does outside of a space of outputs.
 
     rest: an orthonormal basis of all other outputs, where it makes the delta smaller.
@@ -40,13 +43,13 @@ def _outside(delta: Tensor, shared: Tensor, rest: Tensor | None, rank: int) -> T
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def iso_cts(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     common: float = 0.8,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """The leading directions of the summed delta and some of each expert's own, all made equal.
 
     Maths       t = round((k − ⌊fk⌋)/T) directions of each expert, c = k − Tt in common;

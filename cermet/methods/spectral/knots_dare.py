@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel
 from cermet.core.types import Place
@@ -13,10 +14,10 @@ from cermet.methods.matrices import Vocabulary
 
 @knots_dares()
 def knots_dare(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     place: Place,
-    mask: Float[Tensor, "models *block"],
+    mask: Float[torch.Tensor, "models *block"],
     cutoff: Cutoff | None,
     keep: PerModel = (0.9,),
     density: PerModel = (1.0,),
@@ -25,7 +26,7 @@ def knots_dare(
     floor: float = 1e-5,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """DARE on the deltas in a basis that they share: drop entries at random, average the others.
 
     Maths       Rᵢ as in knots_ties;  each entry is kept with probability pᵢ and divided by it;
@@ -43,7 +44,7 @@ def knots_dare(
     Departures  As in knots_ties. The draws are those of Cermet, not of torch's generator.
     """
 
-    def fuse(values: Tensor) -> Tensor:
+    def fuse(values: torch.Tensor) -> torch.Tensor:
         kept, ones = trimmed(dared(values, mask, keep), cutoff), [1.0] * len(values)
         total = weighted_sum(kept, ones)
         if not normalize:

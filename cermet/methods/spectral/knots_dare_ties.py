@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel
 from cermet.core.types import Place
@@ -11,10 +13,10 @@ from cermet.methods.matrices import Vocabulary
 
 @knots_dares()
 def knots_dare_ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     place: Place,
-    mask: Float[Tensor, "models *block"],
+    mask: Float[torch.Tensor, "models *block"],
     cutoff: Cutoff | None,
     keep: PerModel = (0.9,),
     density: PerModel = (1.0,),
@@ -23,7 +25,7 @@ def knots_dare_ties(
     floor: float = 1e-5,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """DARE, then TIES, on the deltas in a basis that they share.
 
     Maths       Rᵢ as in knots_ties;  each entry is kept with probability pᵢ and divided by it;
@@ -40,7 +42,7 @@ def knots_dare_ties(
     Departures  As in knots_dare.
     """
 
-    def fuse(values: Tensor) -> Tensor:
+    def fuse(values: torch.Tensor) -> torch.Tensor:
         return ties_of(trimmed(dared(values, mask, keep), cutoff), normalize=normalize)
 
     return aligned(deltas, place, shared, floor, fuse).mul_(lambda_)

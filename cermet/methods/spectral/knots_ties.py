@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel
 from cermet.core.types import Place
@@ -11,7 +13,7 @@ from cermet.methods.matrices import Vocabulary
 
 @knots(properties=("permutation", "odd"))
 def knots_ties(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     place: Place,
     cutoff: Cutoff | None,
@@ -21,7 +23,7 @@ def knots_ties(
     floor: float = 1e-5,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """TIES on the deltas in a basis that they share, so that what they do alike stands alike.
 
     Maths       [τ₁ ... τ_T] = UΣ[V₁ ... V_T]ᵀ, the σ above a floor;  Rᵢ = ΣVᵢᵀ = Uᵀτᵢ;
@@ -44,7 +46,7 @@ def knots_ties(
                 are 1). Where the R̂ᵢ cancel, plus is elected. The vocabulary is averaged by default.
     """
 
-    def fuse(values: Tensor) -> Tensor:
+    def fuse(values: torch.Tensor) -> torch.Tensor:
         return ties_of(trimmed(values, cutoff), normalize=normalize)
 
     return aligned(deltas, place, shared, floor, fuse).mul_(lambda_)

@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Sum, method
 from cermet.core.types import Grain, Place, Role
@@ -22,7 +23,9 @@ def _grain(*, place: Place | None = None, vocabulary: str = "sum") -> Grain:
     return "matrix" if covered(place, tables) else "element"
 
 
-def _outside(delta: Tensor, total: Tensor, alpha: float, diagonal: bool) -> Tensor:
+def _outside(
+    delta: torch.Tensor, total: torch.Tensor, alpha: float, diagonal: bool
+) -> torch.Tensor:
     """What a delta does outside of the leading directions of the total, and along no pair of it."""
     found = leading(total, min(total.shape))
     left, right = found.left.double(), found.right.double()
@@ -35,7 +38,7 @@ def _outside(delta: Tensor, total: Tensor, alpha: float, diagonal: bool) -> Tens
     return delta - first.float()
 
 
-def _united(deltas: Tensor, alpha: float, diagonal: bool, shrunk: float) -> Tensor:
+def _united(deltas: torch.Tensor, alpha: float, diagonal: bool, shrunk: float) -> torch.Tensor:
     """All deltas one after the other, each where those before it leave room."""
     if deltas.ndim < 3:
         return weighted_sum(deltas, [1.0 / shrunk, *[1.0] * (len(deltas) - 1)])
@@ -46,8 +49,8 @@ def _united(deltas: Tensor, alpha: float, diagonal: bool, shrunk: float) -> Tens
 
 
 def _squares(
-    deltas: Float[Tensor, "models *block"], *, alpha: float, diagonal: bool, shrunk: float
-) -> Float[Tensor, "count *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, alpha: float, diagonal: bool, shrunk: float
+) -> Float[torch.Tensor, "count *block"]:
     found = torch.empty(len(deltas) + 1, *deltas.shape[1:], device=deltas.device)
     torch.square(deltas, out=found[:-1])
     torch.square(_united(deltas, alpha, diagonal, shrunk), out=found[-1])
@@ -72,7 +75,7 @@ def _check(*, shrunk: float) -> str | None:
     properties=("odd", "equivariant"),
 )
 def opcm(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     factor: float,
     alpha: float = 0.5,
@@ -81,7 +84,7 @@ def opcm(
     merged: int = 1,
     length: float | None = None,
     shrunk: float = 1.0,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """One expert after another, each projected away from what is merged already.
 
     Maths       D₁ = τ₁;  Dₜ = Dₜ₋₁ + τₜ − U(Ω ∘ UᵀτₜV)Vᵀ with Dₜ₋₁ = UΣVᵀ, where Ω holds the

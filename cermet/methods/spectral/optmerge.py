@@ -1,7 +1,9 @@
+from __future__ import annotations
+
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -11,7 +13,7 @@ from cermet.methods.interference import descended, shares
 from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, oriented, room
 
 
-def _pairs(models: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
+def _pairs(models: torch.Tensor) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
     """wᵢ, the target of each expert around the mean, and the leading directions of its inputs."""
     count, rank = len(models), min(models.shape[1:]) // len(models)
     mean = weighted_sum(models, [1.0 / count] * count)
@@ -31,7 +33,7 @@ def _pairs(models: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
     properties=("permutation", "odd"),
 )
 def optmerge(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     steps: int = 300,
@@ -39,7 +41,7 @@ def optmerge(
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
     others: Others = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """WUDI-Merging without the noise of the deltas: for models that were tuned as a whole.
 
     Maths       τ̄ = mean τᵢ;  τ̂ᵢ = τ̄ + the best approximation of τᵢ − τ̄ of rank p = ⌊k/T⌋;

@@ -1,8 +1,10 @@
+from __future__ import annotations
+
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -15,7 +17,7 @@ from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, orient
 _MOMENTUM = 0.9
 
 
-def _pairs(models: Tensor, rank: int) -> Iterator[tuple[float, Tensor, Tensor]]:
+def _pairs(models: torch.Tensor, rank: int) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
     """wᵢ, the leading part of each expert, and the leading directions of its inputs."""
     for share, tau in zip(shares(models), models, strict=True):
         found = leading(tau, rank)
@@ -33,7 +35,7 @@ def _pairs(models: Tensor, rank: int) -> Iterator[tuple[float, Tensor, Tensor]]:
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def optmerge_lora(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     steps: int = 300,
@@ -41,7 +43,7 @@ def optmerge_lora(
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
     others: Others = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """The mean of the deltas with a weak correction where they disturb each other's inputs.
 
     Maths       p = ⌊k/T⌋;  τ̂ᵢ = the best approximation of τᵢ of rank p;  Pᵢ = SᵢVᵢᵀ, its singular

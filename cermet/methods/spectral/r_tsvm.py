@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.maths.lowrank import leading
@@ -7,7 +9,7 @@ from cermet.methods.matrices import Vocabulary, averaged_if_short, room
 from cermet.methods.whitening import whitened
 
 
-def _looks(delta: Tensor, outlier: float, epsilon: float) -> tuple[float, float]:
+def _looks(delta: torch.Tensor, outlier: float, epsilon: float) -> tuple[float, float]:
     """The sum of a delta's outliers, and the share of its entries that count as zero."""
     sizes = delta.abs().double()
     mean, spread = float(sizes.mean()), float(sizes.std(correction=0))
@@ -27,14 +29,14 @@ def _looks(delta: Tensor, outlier: float, epsilon: float) -> tuple[float, float]
     properties=("permutation", "homogeneous", "odd"),
 )
 def r_tsvm(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     outlier: float = 3.0,
     epsilon: float = 0.01,
     gamma: float = 1.0,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """TSV-Merge with experts weighed by their outliers, and lower ranks for sparse deltas.
 
     Maths       μᵢ, sᵢ: mean and standard deviation of |τᵢ|;  oᵢ = Σ of the |τᵢ| > μᵢ + fsᵢ;

@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Need, PerModel, method
 from cermet.core.types import Place, Role
@@ -48,14 +49,14 @@ def _room(*, place: Place | None = None, count: int = 2) -> float:
     properties=("permutation", "idempotent"),
 )
 def regmean(
-    weights: Float[Tensor, "models rows columns"],
+    weights: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
-    gram: Float[Tensor, "models inputs inputs"],
+    gram: Float[torch.Tensor, "models inputs inputs"],
     weight: PerModel = (1.0,),
     gamma: float = 0.9,
     vocabulary: Literal["mean", "head"] = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """The linear map whose outputs are nearest to every expert's on that expert's own inputs.
 
     Maths       Gᵢ = mean of xxᵀ over the inputs of expert i, off the diagonal times γ;

@@ -1,9 +1,10 @@
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Numbers, method
 from cermet.core.types import Place
@@ -30,11 +31,11 @@ def _shares(*, place: Place, count: int, directions: int) -> tuple[int, ...]:
 
 
 def _restored(
-    merged: Float[Tensor, "numel"],
+    merged: Float[torch.Tensor, "numel"],
     *,
-    basis: Float[Tensor, "rows kept length"] | None,
-    coefficients: Float[Tensor, "rows kept"] | None,
-) -> Float[Tensor, "numel"]:
+    basis: Float[torch.Tensor, "rows kept length"] | None,
+    coefficients: Float[torch.Tensor, "rows kept"] | None,
+) -> Float[torch.Tensor, "numel"]:
     if basis is None or coefficients is None:
         return merged
     found = merged.reshape(len(basis), -1).clone()
@@ -44,8 +45,8 @@ def _restored(
 
 
 def _divided(
-    own: Float[Tensor, "models rows length"], kept: int
-) -> tuple[Float[Tensor, "rows kept length"], Float[Tensor, "models rows kept"]]:
+    own: Float[torch.Tensor, "models rows length"], kept: int
+) -> tuple[Float[torch.Tensor, "rows kept length"], Float[torch.Tensor, "models rows kept"]]:
     """The leading directions of the deltas of each row, and how much of them each delta has."""
     rows = own.double().transpose(0, 1)
     values, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
@@ -72,11 +73,11 @@ def _divided(
     properties=("permutation", "homogeneous", "odd"),
 )
 def rmm(
-    deltas: Float[Tensor, "models rows length"],
+    deltas: Float[torch.Tensor, "models rows length"],
     *,
     place: Place,
     directions: int = 1,
-) -> tuple[Float[Tensor, "rows length"], Mapping[str, Tensor]]:
+) -> tuple[Float[torch.Tensor, "rows length"], Mapping[str, torch.Tensor]]:
     """The mean model, a few directions for each row that all share, and coefficients that undo it.
 
     Maths       merged θ = θ₀ + mean τᵢ;  of row j of every tensor X = [τ₁ⱼ − mean, …, τ_Tⱼ − mean]

@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.maths.descent import conjugate
@@ -24,12 +25,12 @@ _STEPS = 300  # of conjugate gradients, at most
     properties=("permutation", "homogeneous", "odd"),
 )
 def stf(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     density: float = 1.0,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """Superposed singular features: each goes on giving its own output, at its own strength.
 
     Maths       uⱼσⱼvⱼᵀ: the first p = ⌈dk⌉ triplets of every τᵢ, k the shorter side; τ = Σ aⱼuⱼvⱼᵀ
@@ -56,13 +57,13 @@ def stf(
     goal = torch.stack([part.values for part in parts])
     del parts
 
-    def superposed(strengths: Tensor) -> Tensor:
+    def superposed(strengths: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(deltas.shape[1:], dtype=torch.float64, device=deltas.device)
         for (left, right), own in zip(sides, strengths, strict=True):
             total.addmm_(left * own, right)
         return total
 
-    def product(strengths: Tensor) -> Tensor:
+    def product(strengths: torch.Tensor) -> torch.Tensor:
         total = superposed(strengths)
         return torch.stack([(left.t() @ total).mul_(right).sum(dim=1) for left, right in sides])
 

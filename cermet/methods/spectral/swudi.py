@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -23,7 +24,7 @@ _LEAST = 1e-12  # an eigenvalue below this moves as at 0
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def swudi(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     time: float = 300.0,
@@ -31,7 +32,7 @@ def swudi(
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
     others: Others = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """WUDI-Merging in closed form: the gradient flow on its loss, stopped in time.
 
     Maths       C = Σ wᵢτᵢᵀτᵢ = VΛVᵀ with wᵢ = 1/‖τᵢ‖²;  Θ₀ = Σ τᵢ,  D = Σ wᵢ(τᵢ − Θ₀)τᵢᵀτᵢ;
@@ -56,7 +57,7 @@ def swudi(
     start = weighted_sum(models, [1.0] * len(models))
     moving = math.ceil(density * sides(place)[1])
 
-    def response(values: Tensor) -> Tensor:
+    def response(values: torch.Tensor) -> torch.Tensor:
         flowing = values.clamp_min(_LEAST)
         found = -torch.expm1(-time * flowing) / flowing
         found[moving:] = 0.0

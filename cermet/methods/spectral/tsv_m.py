@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -17,12 +19,12 @@ from cermet.methods.whitening import whitened
     properties=("permutation", "homogeneous", "odd", "equivariant"),
 )
 def tsv_m(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """The leading singular vectors of each delta, whitened against those of the others.
 
     Maths       τᵢ = UᵢΣᵢVᵢᵀ, of which the first p = ⌊k/T⌋ triplets, k the shorter side;

@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import method
 from cermet.core.types import Place
@@ -18,7 +20,7 @@ from cermet.methods.matrices import Others, Vocabulary, kept_or_averaged, orient
     properties=("permutation", "odd"),
 )
 def wudi(
-    deltas: Float[Tensor, "models rows columns"],
+    deltas: Float[torch.Tensor, "models rows columns"],
     *,
     place: Place,
     steps: int = 300,
@@ -26,7 +28,7 @@ def wudi(
     lambda_: float = 1.0,
     vocabulary: Vocabulary = "mean",
     others: Others = "mean",
-) -> Float[Tensor, "rows columns"]:
+) -> Float[torch.Tensor, "rows columns"]:
     """The sum of the deltas, moved by gradient so that it disturbs no expert's own inputs.
 
     Maths       Θ₀ = Σ τᵢ;  some steps of Adam on Σ ‖(Θ − τᵢ)τᵢᵀ‖² / ‖τᵢ‖²;  θ = θ₀ + λΘ;

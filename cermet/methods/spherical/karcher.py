@@ -1,12 +1,15 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Gram, PerModel, method
+from cermet.core.types import Doubles
 from cermet.maths.combine import weighted_sum
 from cermet.maths.sphere import karcher_mean
 
 
-def _shares(*, gram: Tensor, max_iter: int, tol: float) -> dict[str, PerModel]:
+def _shares(*, gram: Doubles, max_iter: int, tol: float) -> dict[str, PerModel]:
     if len(gram) == 1:
         return {"shares": (1.0,)}
     return {"shares": karcher_mean(gram, max_iter, tol)}
@@ -20,7 +23,7 @@ def _coefficients(*, shares: PerModel) -> PerModel:
     on="weights",
     base="none",
     source="Karcher 1977; arXiv:2603.04972; mergekit",
-    rounds=[Gram("gram")],
+    rounds=[Gram("gram", arrays=True)],
     fit=_shares,
     fitted=["shares"],
     coefficients=_coefficients,
@@ -29,12 +32,12 @@ def _coefficients(*, shares: PerModel) -> PerModel:
     properties=("permutation", "idempotent"),
 )
 def karcher(
-    weights: Float[Tensor, "models *block"],
+    weights: Float[torch.Tensor, "models *block"],
     *,
     shares: PerModel,
     max_iter: int = 10,
     tol: float = 1e-5,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Centre of mass of the models' directions on the sphere, times their mean norm.
 
     Maths       m: Σ log_m(uᵢ) = 0 on the unit sphere, uᵢ = xᵢ/‖xᵢ‖ over the tensor;

@@ -1,9 +1,10 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Gram, PerModel, method
-from cermet.core.types import Grain
+from cermet.core.types import Doubles, Grain
 from cermet.maths.combine import weighted_sum
 from cermet.maths.sphere import stock_ratio
 
@@ -16,13 +17,15 @@ def _whole(*, filter_wise: bool) -> bool:
     return not filter_wise
 
 
-def _shares(*, gram: Tensor | None) -> dict[str, PerModel | None]:
+def _shares(*, gram: Doubles | None) -> dict[str, PerModel | None]:
     if gram is None:
         return {"shares": None}
     return {"shares": (stock_ratio(gram) / len(gram),) * len(gram)}
 
 
-def _by_row(deltas: Float[Tensor, "models rows columns"]) -> Float[Tensor, "rows columns"]:
+def _by_row(
+    deltas: Float[torch.Tensor, "models rows columns"],
+) -> Float[torch.Tensor, "rows columns"]:
     """The mean of each row of the deltas, times that row's own ratio."""
     count = len(deltas)
     norms = deltas.square().sum(dim=-1).sqrt_()
@@ -48,7 +51,7 @@ def _coefficients(*, shares: PerModel | None) -> PerModel | None:
     grain=_grain,
     models=(2, None),
     source="arXiv:2403.19522",
-    rounds=[Gram("gram", when=_whole)],
+    rounds=[Gram("gram", arrays=True, when=_whole)],
     fit=_shares,
     fitted=["shares"],
     coefficients=_coefficients,
@@ -56,11 +59,11 @@ def _coefficients(*, shares: PerModel | None) -> PerModel | None:
     properties=("permutation", "idempotent", "homogeneous", "odd"),
 )
 def model_stock(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     shares: PerModel | None,
     filter_wise: bool = False,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Move from the base towards the experts' mean as far as their agreement says.
 
     Maths       c = mean over pairs of cos ∠(τᵢ, τₖ);  t = N·c / (1 + (N−1)·c);

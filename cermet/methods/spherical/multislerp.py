@@ -1,8 +1,11 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.errors import DataError
 from cermet.core.registry import Gram, PerModel, method
+from cermet.core.types import Doubles
 from cermet.maths.combine import weighted_sum
 from cermet.maths.sphere import directional_mean
 
@@ -14,7 +17,7 @@ def _check(*, weight: PerModel, normalize_weights: bool) -> str | None:
 
 
 def _shares(
-    *, gram: Tensor, weight: PerModel, normalize_weights: bool, eps: float
+    *, gram: Doubles, weight: PerModel, normalize_weights: bool, eps: float
 ) -> dict[str, PerModel]:
     total = sum(weight) if normalize_weights else 1.0
     weights = tuple(w / total for w in weight)
@@ -39,7 +42,7 @@ def _coefficients(*, shares: PerModel) -> PerModel:
     on="deltas",
     base="optional",
     source="goddard.blog (mergekit)",
-    rounds=[Gram("gram")],
+    rounds=[Gram("gram", arrays=True)],
     fit=_shares,
     fitted=["shares"],
     coefficients=_coefficients,
@@ -49,13 +52,13 @@ def _coefficients(*, shares: PerModel) -> PerModel:
     properties=("permutation", "idempotent"),
 )
 def multislerp(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     shares: PerModel,
     weight: PerModel,
     normalize_weights: bool = True,
     eps: float = 1e-8,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """Weighted mean direction of the models (or deltas), with their weighted mean norm.
 
     Maths       uᵢ = xᵢ/(‖xᵢ‖+ε) over the tensor;  θ = (Σ wᵢ‖xᵢ‖) · Σ wᵢuᵢ / ‖Σ wᵢuᵢ‖

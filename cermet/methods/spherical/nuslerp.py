@@ -1,9 +1,10 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Gram, PerModel, method
-from cermet.core.types import Grain
+from cermet.core.types import Doubles, Grain
 from cermet.maths.combine import weighted_sum
 from cermet.maths.sphere import arc, cosines
 
@@ -26,7 +27,7 @@ def _flat(*, nuslerp_flatten: bool) -> bool:
     return nuslerp_flatten
 
 
-def _ends(*, gram: Tensor | None, weight: PerModel) -> dict[str, PerModel | None]:
+def _ends(*, gram: Doubles | None, weight: PerModel) -> dict[str, PerModel | None]:
     if gram is None:
         return {"ends": None}
     cosine = float(cosines(gram, _FLOOR)[0, 1])
@@ -34,8 +35,8 @@ def _ends(*, gram: Tensor | None, weight: PerModel) -> dict[str, PerModel | None
 
 
 def _by_vector(
-    deltas: Float[Tensor, "2 vectors length"], t: float
-) -> Float[Tensor, "vectors length"]:
+    deltas: Float[torch.Tensor, "2 vectors length"], t: float
+) -> Float[torch.Tensor, "vectors length"]:
     """SLERP of each pair of vectors on its own."""
     first, second = deltas.unbind()
     norms = deltas.square().sum(dim=-1, keepdim=True).sqrt_().clamp_min_(_FLOOR)
@@ -46,7 +47,7 @@ def _by_vector(
     ends = (torch.sin((1.0 - t) * angle) / angle.sin(), torch.sin(t * angle) / angle.sin())
     near = torch.where(chord, torch.full_like(angle, 1.0 - t), ends[0]).float()
     far = torch.where(chord, torch.full_like(angle, t), ends[1]).float()
-    result: Tensor = first * near + second * far
+    result: torch.Tensor = first * near + second * far
     return result
 
 
@@ -60,7 +61,7 @@ def _coefficients(*, ends: PerModel | None) -> PerModel | None:
     grain=_grain,
     models=(2, 2),
     source="mergekit",
-    rounds=[Gram("gram", when=_flat)],
+    rounds=[Gram("gram", arrays=True, when=_flat)],
     fit=_ends,
     fitted=["ends"],
     coefficients=_coefficients,
@@ -68,13 +69,13 @@ def _coefficients(*, ends: PerModel | None) -> PerModel | None:
     properties=("permutation", "idempotent"),
 )
 def nuslerp(
-    deltas: Float[Tensor, "2 *block"],
+    deltas: Float[torch.Tensor, "2 *block"],
     *,
     ends: PerModel | None,
     weight: PerModel,
     nuslerp_flatten: bool = True,
     nuslerp_row_wise: bool = False,
-) -> Float[Tensor, "*block"]:
+) -> Float[torch.Tensor, "*block"]:
     """SLERP by weights, of two models or, with a base, of their deltas.
 
     Maths       t = w₂/(w₁+w₂);  as slerp, without its shortcut for near directions

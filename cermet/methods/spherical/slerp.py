@@ -1,7 +1,10 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import Gram, PerModel, method
+from cermet.core.types import Doubles
 from cermet.maths.combine import weighted_sum
 from cermet.maths.sphere import arc, cosines
 
@@ -9,9 +12,9 @@ _PARALLEL = 0.9995  # beyond this cosine, either way, the arc is taken for its c
 _FLOOR = 1e-8
 
 
-def _ends(*, gram: Tensor, t: float) -> dict[str, PerModel]:
-    norms = gram.diagonal().sqrt()
-    cosine = float(cosines(gram, _FLOOR)[0, 1]) if bool((norms > _FLOOR).all()) else 0.0
+def _ends(*, gram: Doubles, t: float) -> dict[str, PerModel]:
+    directed = bool((gram.diagonal() > _FLOOR**2).all())
+    cosine = float(cosines(gram, _FLOOR)[0, 1]) if directed else 0.0
     return {"ends": arc(cosine, t, linear=abs(cosine) > _PARALLEL)}
 
 
@@ -24,7 +27,7 @@ def _coefficients(*, ends: PerModel) -> PerModel:
     base="first",
     models=(1, 1),
     source="Shoemake 1985; mergekit",
-    rounds=[Gram("gram")],
+    rounds=[Gram("gram", arrays=True)],
     fit=_ends,
     fitted=["ends"],
     coefficients=_coefficients,
@@ -32,8 +35,8 @@ def _coefficients(*, ends: PerModel) -> PerModel:
     properties=("idempotent",),
 )
 def slerp(
-    weights: Float[Tensor, "2 *block"], *, ends: PerModel, t: float
-) -> Float[Tensor, "*block"]:
+    weights: Float[torch.Tensor, "2 *block"], *, ends: PerModel, t: float
+) -> Float[torch.Tensor, "*block"]:
     """Go the share t along the great circle from the base to the other model.
 
     Maths       φ = ∠(a, b) over the tensor;  θ = sin((1−t)φ)/sin φ · a + sin(tφ)/sin φ · b;

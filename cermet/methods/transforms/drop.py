@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.combine import scaled_
@@ -15,12 +17,12 @@ from cermet.maths.sparsify import random_mask
     properties=("homogeneous", "odd"),
 )
 def drop(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
-    noise: Float[Tensor, "models *block"],
+    noise: Float[torch.Tensor, "models *block"],
     density: PerModel,
     rescale: bool = True,
-) -> Float[Tensor, "models *block"]:
+) -> Float[torch.Tensor, "models *block"]:
     """Drop entries of a delta at random, and divide the rest by the share that is kept.
 
     Maths       mᵢ ~ Bernoulli(dᵢ);  τ̂ᵢ = mᵢ⊙τᵢ / dᵢ

@@ -1,8 +1,9 @@
+from __future__ import annotations
+
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
@@ -22,11 +23,11 @@ def _factors(*, place: Place, count: int, part: str) -> PerModel:
     properties=("permutation", "homogeneous", "odd"),
 )
 def keep(
-    deltas: Float[Tensor, "models *block"],
+    deltas: Float[torch.Tensor, "models *block"],
     *,
     place: Place,
     part: Literal["linear", "attention", "feed_forward", "layers"],
-) -> Float[Tensor, "models *block"]:
+) -> Float[torch.Tensor, "models *block"]:
     """Keep the deltas of one part of the network, and leave the rest at the base.
 
     Maths       τ̂ᵢ = τᵢ in the tensors of the part, 0 in all others

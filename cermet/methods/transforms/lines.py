@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.core.types import Place
@@ -25,8 +27,8 @@ def _factors(*, place: Place, alpha: PerModel, beta: PerModel) -> PerModel:
     properties=("permutation", "homogeneous", "odd"),
 )
 def lines(
-    deltas: Float[Tensor, "models *block"], *, place: Place, alpha: PerModel, beta: PerModel
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, place: Place, alpha: PerModel, beta: PerModel
+) -> Float[torch.Tensor, "models *block"]:
     """Scale a delta by a factor that grows with depth: shallow layers stay general.
 
     Maths       τ̂ᵢ = γᵢτᵢ,  γᵢ = αᵢ + βᵢ·ℓ/(L−1) in layer ℓ of L, αᵢ outside of the layers

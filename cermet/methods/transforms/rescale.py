@@ -1,6 +1,7 @@
+from __future__ import annotations
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, Sum, method
 from cermet.maths.combine import scaled_
@@ -8,15 +9,15 @@ from cermet.maths.sparsify import rescale_factors
 
 
 def _sizes(
-    deltas: Float[Tensor, "models *block"], *, original: Float[Tensor, "models *block"]
-) -> Float[Tensor, "2 models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, original: Float[torch.Tensor, "models *block"]
+) -> Float[torch.Tensor, "2 models *block"]:
     both = torch.empty(2, *deltas.shape, dtype=deltas.dtype, device=deltas.device)
     torch.abs(original, out=both[0])
     torch.abs(deltas, out=both[1])
     return both
 
 
-def _factors(*, mass: Tensor) -> dict[str, PerModel]:
+def _factors(*, mass: torch.Tensor) -> dict[str, PerModel]:
     return {"factors": rescale_factors(mass[0], mass[1])}
 
 
@@ -31,8 +32,8 @@ def _factors(*, mass: Tensor) -> dict[str, PerModel]:
     properties=("permutation", "homogeneous", "odd"),
 )
 def rescale(
-    deltas: Float[Tensor, "models *block"], *, factors: PerModel
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, factors: PerModel
+) -> Float[torch.Tensor, "models *block"]:
     """Give each tensor of a delta the size that it had before the transforms in front of it.
 
     Maths       τ̂ᵢ = τ'ᵢ ‖τᵢ‖₁ / ‖τ'ᵢ‖₁,  τᵢ: the delta before the transforms that stand in

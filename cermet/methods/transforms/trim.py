@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths import sparsify
@@ -16,8 +18,8 @@ from cermet.methods.rounds import kept_magnitudes
     properties=("permutation", "homogeneous", "odd"),
 )
 def trim(
-    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff, density: PerModel
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, cutoff: Cutoff, density: PerModel
+) -> Float[torch.Tensor, "models *block"]:
     """Keep the largest entries of each tensor of a delta.
 
     Maths       τ̂ᵢ = the ⌊dᵢn⌋ largest |τᵢ| of a tensor of n entries, 0 elsewhere

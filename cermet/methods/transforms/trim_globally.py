@@ -1,5 +1,7 @@
+from __future__ import annotations
+
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cermet.core.registry import PerModel, method
 from cermet.maths.select import Cutoff
@@ -15,8 +17,8 @@ from cermet.methods.whole import global_magnitudes, trimmed_globally
     properties=("permutation", "homogeneous", "odd"),
 )
 def trim_globally(
-    deltas: Float[Tensor, "models *block"], *, cutoff: Cutoff, density: PerModel
-) -> Float[Tensor, "models *block"]:
+    deltas: Float[torch.Tensor, "models *block"], *, cutoff: Cutoff, density: PerModel
+) -> Float[torch.Tensor, "models *block"]:
     """Keep the largest entries of a delta, of all its tensors together.
 
     Maths       τ̂ᵢ: entries of τᵢ with |τᵢ| ≥ the (D−⌊dD⌋)-th smallest of all D of the model
