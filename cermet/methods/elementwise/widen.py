@@ -45,28 +45,21 @@ def _sizes(weights: Float[torch.Tensor, "models *block"]) -> Float[torch.Tensor,
     return (weights[1:] - weights[0]).abs_()
 
 
-def _scores(
-    values: torch.Tensor, mean: torch.Tensor, ratio: float, calibration: float
-) -> torch.Tensor:
+def _scores(values: torch.Tensor, mean: torch.Tensor, ratio: float, fixed: float) -> torch.Tensor:
     """Softmax over the experts [experts, *]; what is above its expert's mean gets a fixed score."""
     # torch's softmax adds up in an order that depends on how many elements there are
     scores = (values - values.amax(dim=0)).exp_()
     scores /= weighted_sum(scores, [1.0] * len(scores))
-    return torch.where(values > ratio * mean, calibration, scores)
+    return torch.where(values > ratio * mean, fixed, scores)
 
 
 def _shares(
-    *,
-    moves: Vectors | None,
-    size: torch.Tensor | None,
-    place: Place,
-    ratio: float,
+    *, moves: Vectors | None, size: torch.Tensor | None, place: Place, ratio: float,
     calibration: float,
-) -> dict[str, Vectors | torch.Tensor | None]:
+) -> dict[str, Vectors | torch.Tensor | None]:  # fmt: skip
     if moves is None:
         assert size is not None
-        count = max(1, torch.Size(place.shape).numel())
-        return {"shares": None, "means": (size / count).float()}
+        return {"shares": None, "means": (size / max(1, torch.Size(place.shape).numel())).float()}
     count = moves.values.shape[-1]
     order = ranks(moves.values).div_(count)
     # The mean of ranks from 0: a sum would round, and decide by that on which side the middle is.
