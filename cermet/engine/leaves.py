@@ -18,7 +18,7 @@ Leaves = Union["torch.Tensor", npt.NDArray[np.float64]]
 FEW = 4
 """Models up to which inner products are made pair by pair: twice as fast as a thin product."""
 
-_ROWS, _LANES = 8, 128  # as in kernels.c, which adds in the same order
+_ROWS, _LANES = 8, 128  # as in leaves.h, which adds in the same order
 
 
 def added(leaves: Sequence[Leaves]) -> npt.NDArray[np.float64]:

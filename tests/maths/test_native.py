@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from cermet.engine.leaves import leaf_grams, leaf_sums
 from cermet.maths import native
 from cermet.maths.combine import consensus, weighted_sum
 from cermet.maths.native import compiled
+from cermet.maths.native import deltas as passes
 from cermet.maths.native.compiled import kernels
 from cermet.maths.select import Bracket, Cutoff, tally
 from cermet.maths.sparsify import native_cuts, random_mask, rank_mask, sizes
@@ -179,8 +181,8 @@ def test_files_are_read_as_memory_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Chunk by chunk, in every pass; and what is read is digested on the way."""
-    monkeypatch.setattr(native, "_ROOM", 0)
-    monkeypatch.setattr(native, "_LEAST", 1100)
+    monkeypatch.setattr(passes, "_ROOM", 0)
+    monkeypatch.setattr(passes, "_LEAST", 1100)
     experts, base = _stored(TORCH[dtype], models, n)
     whole = [*experts, *([base] if based else [])]
     there, files = _in_file(tmp_path, whole, dtype, first, based=based)
@@ -353,15 +355,32 @@ def test_draws_from_a_state(n: int, start: int) -> None:
     assert streams[0].state(start + 1) is None
 
 
+def _rows(kind: str, models: int, n: int) -> Tensor:
+    """As `_deltas`; or equal, or apart by one bit, or over all of float32's octaves."""
+    if kind == "equal":
+        return torch.full((models, n), -0.25)
+    own = torch.Generator().manual_seed(n)
+    if kind == "near":  # one bucket of the kernel's: all are compared, or the row is sorted
+        order = torch.stack([torch.randperm(n, generator=own) for _ in range(models)])
+        return (order.int() + 0x3F800000).view(torch.float32)
+    if kind == "far":
+        return torch.randn(models, n, generator=own) * 2.0 ** torch.randint(
+            -149, 100, (models, n), generator=own
+        )
+    return _deltas(kind, models, n)
+
+
 @needs_kernels
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 7), (3, 1030), (2, 2048)])
-@pytest.mark.parametrize("kind", ["plain", "zeros"])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(1, 1), (4, 2), (5, 7), (9, 64), (3, 1030), (2, 2048), (2, 18_001)]
+)
+@pytest.mark.parametrize("kind", ["plain", "differences", "zeros", "equal", "near", "far"])
 def test_masks_by_rank(rows: int, columns: int, kind: str) -> None:
-    """DELLA's mask, with ties and with shares that need no ranks."""
-    x, n = _deltas(kind, 4, rows * columns), rows * columns
-    draws, uniform = _draws(4, n)
-    density, epsilon = (0.5, 0.3, 1.0, 0.4), (0.2, 0.29, 0.1, 0.0)
-    shape = (4, rows, columns)
+    """DELLA's mask, with ties, whatever the magnitudes, and with shares that need no ranks."""
+    x, n = _rows(kind, 5, rows * columns), rows * columns
+    draws, uniform = _draws(5, n)
+    density, epsilon = (0.5, 0.3, 1.0, 0.4, 0.5), (0.2, 0.29, 0.1, 0.0, 0.5)
+    shape = (5, rows, columns)
     wanted = rank_mask(x.view(shape), uniform.view(shape), density, epsilon)
     stored = native.stored(list(x))
     assert stored is not None
@@ -493,8 +512,11 @@ def test_a_damaged_library_is_made_again(fresh: Path, monkeypatch: pytest.Monkey
 @needs_kernels
 def test_kernels_that_disagree_are_not_used(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where fused sums have other bits than torch's, the kernels are left alone."""
-    source = Path(compiled.__file__).with_name("kernels.c").read_text("utf-8")
-    other = fresh.parent / "kernels.c"
-    other.write_text(source.replace("fmaf(x, factor, total[i])", "x * factor + total[i]"))
-    monkeypatch.setattr(compiled, "_SOURCE", other)
+    other = fresh.parent / "sources"
+    shutil.copytree(Path(compiled.__file__).parent, other)
+    part = other / "merge.h"
+    fused = part.read_text("utf-8")
+    assert "fmaf(x, factor, total[i])" in fused
+    part.write_text(fused.replace("fmaf(x, factor, total[i])", "x * factor + total[i]"))
+    monkeypatch.setattr(compiled, "_SOURCE", other / "kernels.c")
     assert kernels() is None

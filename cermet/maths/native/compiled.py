@@ -53,16 +53,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "uniform": (_void, [_pointer, _long, _pointer]),
     "chance": (_void, [_pointer, _long, _float, _long, _pointer]),
     "draw": (_void, [_pointer, _long, _float, _long, _pointer]),
-    "bounded": (_void, [_pointer, _long, _pointer]),
-    "ranked": (
-        _void,
-        [_pointer, _long, _pointer, _pointer, _float, _float, _long, _pointer],
-    ),
+    "ranked": (_int, [_pointer, _long, _pointer, _float, _float, _long, _pointer]),
 }
 
 
 class Stored(ctypes.Structure):
-    """`Stored` of kernels.c."""
+    """`Stored` of stored.h."""
 
     _fields_ = (
         ("models", ctypes.c_int64), ("origin", _pointer), ("base", _pointer),
@@ -75,7 +71,7 @@ class Stored(ctypes.Structure):
 
 
 class Kept(ctypes.Structure):
-    """`Kept` of kernels.c; as it is made, everything is kept."""
+    """`Kept` of stored.h; as it is made, everything is kept."""
 
     _fields_ = (
         ("cuts", ctypes.c_int64), ("above", _pointer), ("inclusive", _pointer), ("end", _pointer),
@@ -85,7 +81,7 @@ class Kept(ctypes.Structure):
 
 
 class Look(ctypes.Structure):
-    """`Look` of kernels.c."""
+    """`Look` of tally.h."""
 
     _fields_ = (
         ("row", ctypes.c_int64), ("cap", ctypes.c_int64), ("low", _float), ("high", _float),
@@ -168,9 +164,10 @@ def _machine() -> tuple[str, ...] | None:
 
 
 def _place(options: tuple[str, ...]) -> Path:
-    """Where the library of this source, compiled like this, is kept."""
+    """Where the library of this source and its parts, compiled like this, is kept."""
     told = " ".join((*_OPTIONS, *options, sys.platform, platform.machine()))
-    key = hashlib.sha256(_SOURCE.read_bytes() + told.encode()).hexdigest()[:16]
+    code = b"".join(file.read_bytes() for file in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h"))))
+    key = hashlib.sha256(code + told.encode()).hexdigest()[:16]
     return cache_folder("native") / f"kernels-{key}.so"
 
 

@@ -1,0 +1,338 @@
+/* The inner loops of merges: what is read is worked on in strips that stay in the first cache.
+ *
+ * They do the arithmetic of the torch code that they stand in for, operation by operation in
+ * the same order, in float32. A product and a sum are fused (fmaf) exactly where torch's
+ * `add(x, y, alpha)` fuses them, and nowhere else, so these files must be compiled with
+ * -ffp-contract=off. Both give the same bits; `compiled.py` looks before it trusts them.
+ */
+
+#pragma once
+
+#include <errno.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define STRIP 1024
+#define LANE 128         /* eight rows of these are a strip */
+#define MODELS 64        /* at most so many at once; callers see to it */
+#define ROOM (4 * STRIP) /* strips of all models together, while a sign is elected */
+
+#define LANES 16384      /* of a digest, as in fingerprint.py */
+
+#define NOT_A_NUMBER 0x7fc00000u
+#define TOO_SHORT (-1)
+
+enum { FLOAT32 = 0, BFLOAT16 = 1 };
+enum { VALUE = 0, MAGNITUDE = 1, VARIANCE = 2 };
+
+/* Flat tensors of n elements, as they are stored; `base` is subtracted where there is one.
+ *
+ * They are in memory, or in `files` (of the models, then of the base) from the byte offsets `at`
+ * on. What is in files is read through `room`, in chunks of so many elements of each, up to
+ * `have`; `from` and `base` are then such that an element has its index. Where there are
+ * `lanes`, what is read is added to the digest of each: it is what follows element `first` of
+ * its tensor. `failed`: the error number of a read, TOO_SHORT at the end of a file; `which`.
+ */
+typedef struct {
+    int64_t models;
+    const char **from;
+    const char *base;
+    int64_t kind, n;
+    const int32_t *files;
+    const int64_t *at;
+    char *room;
+    int64_t chunk, have, first;
+    const uint64_t *lanes;
+    uint64_t *digests;
+    int64_t failed, which;
+} Stored;
+
+/* What is kept of each delta: what passes cuts [models][cuts], without what passes the second
+ * ones; or what bits [masks][n], or a mask of ones and zeros [masks][n], let through. With `vary`
+ * the bits are made on the way: ones where the variance over the models passes a threshold,
+ * before `until` where it reaches it. */
+typedef struct {
+    int64_t cuts;
+    const float *above, *inclusive;
+    const int64_t *end;
+    int64_t masks;
+    uint8_t *bits;
+    const float *mask;
+    int64_t vary, until;
+    float threshold;
+} Kept;
+
+static inline long least(int64_t a, int64_t b) { return (long)(a < b ? a : b); }
+
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t as_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* An odd constant for each row of lanes: splitmix64 of its index. */
+static inline uint64_t row_constant(uint64_t row) {
+    uint64_t z = (row + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return (z ^ (z >> 31)) | 1;
+}
+
+/* What bytes that begin at `offset` of their tensor add to its digest. */
+static uint64_t digest(const char *restrict data, int64_t bytes, uint64_t offset,
+                       const uint64_t *restrict lanes) {
+    uint64_t total = 0;
+    while (bytes > 0) {
+        uint64_t lane = offset / 8, row = lane / LANES, column = lane % LANES, part = 0;
+        if (offset % 8 || bytes < 8) { /* a lane that is not whole has zeros for the rest */
+            int64_t count = least(8 - (long)(offset % 8), bytes);
+            memcpy((char *)&part + offset % 8, data, (size_t)count);
+            total += part * lanes[column] * row_constant(row);
+            data += count, bytes -= count, offset += (uint64_t)count;
+            continue;
+        }
+        long whole = least(bytes / 8, LANES - (long)column);
+        const uint64_t *restrict own = lanes + column;
+        for (long i = 0; i < whole; i++) {
+            uint64_t word;
+            memcpy(&word, data + 8 * i, 8);
+            part += word * own[i];
+        }
+        total += part * row_constant(row);
+        data += 8 * whole, bytes -= 8 * whole, offset += 8 * (uint64_t)whole;
+    }
+    return total;
+}
+
+/* Bytes of a file; what cannot be read is 0, and said. */
+static void fetch(Stored *s, long which, int64_t offset, char *to, int64_t bytes) {
+    while (bytes > 0) {
+        ssize_t got = pread(s->files[which], to, (size_t)bytes, offset);
+        if (got <= 0 && !(got < 0 && errno == EINTR)) {
+            s->failed = got ? errno : TOO_SHORT, s->which = which;
+            memset(to, 0, (size_t)bytes);
+            return;
+        }
+        if (got > 0) to += got, offset += got, bytes -= got;
+    }
+}
+
+/* See to it that the elements [start, start + count) of all are in memory. */
+static inline void bring(Stored *s, long start, long count) {
+    if (!s->files || start + count <= s->have) return;
+    int64_t size = s->kind == FLOAT32 ? 4 : 2;
+    int64_t bytes = least(s->chunk, s->n - start) * size;
+    int64_t known = s->have > start ? (s->have - start) * size : 0; /* a strip that was cut */
+    for (long i = 0; i < s->models + (s->base ? 1 : 0); i++) {
+        char *own = s->room + i * s->chunk * size;
+        fetch(s, i, s->at[i] + start * size, own, bytes);
+        if (s->lanes)
+            s->digests[i] += digest(own + known, bytes - known,
+                                    (uint64_t)((s->first + start) * size + known), s->lanes);
+        *(i < s->models ? s->from + i : &s->base) = own - start * size;
+    }
+    s->have = start + bytes / size;
+}
+
+/* `count` stored elements from `start` on, as float32. */
+static inline void widen(const void *restrict from, long kind, long start, long count,
+                         float *restrict to) {
+    if (kind == FLOAT32) {
+        memcpy(to, (const float *)from + start, (size_t)count * sizeof(float));
+        return;
+    }
+    const uint16_t *restrict half = (const uint16_t *)from + start;
+    for (long i = 0; i < count; i++) to[i] = as_float((uint32_t)half[i] << 16);
+}
+
+/* Rounded once, to the nearest, ties to even; NaN stays NaN. */
+static inline void narrow(const float *restrict from, long kind, long start, long count,
+                          void *restrict to) {
+    if (kind == FLOAT32) {
+        memcpy((float *)to + start, from, (size_t)count * sizeof(float));
+        return;
+    }
+    uint16_t *restrict half = (uint16_t *)to + start;
+    for (long i = 0; i < count; i++) {
+        uint32_t bits = as_bits(from[i]);
+        uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        half[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    }
+}
+
+/* One element as it is stored. */
+static inline __attribute__((always_inline)) float at(const void *restrict from, int kind, long i) {
+    return kind == FLOAT32 ? ((const float *)from)[i]
+                           : as_float((uint32_t)((const uint16_t *)from)[i] << 16);
+}
+
+/* The larger magnitude, as bits: they are ordered as magnitudes are, NaN above all. */
+static inline uint32_t larger(float value, uint32_t most) {
+    uint32_t size = as_bits(value) & 0x7fffffff;
+    return size > most ? size : most;
+}
+
+static inline __attribute__((always_inline)) uint32_t less(
+    const void *restrict from, int kind, const float *restrict wide, long start, long count,
+    float *restrict row, uint32_t most) {
+    for (long i = 0; i < count; i++) {
+        float x = at(from, kind, start + i);
+        if (wide) x -= wide[i];
+        row[i] = x;
+        most = larger(x, most);
+    }
+    return most;
+}
+
+/* One strip of one model, minus the strip of the base if there is one; the largest so far. */
+static uint32_t delta(Stored *s, long m, long start, long count, const float *restrict wide,
+                      float *restrict row, uint32_t most) {
+    const char *from = s->from[m];
+    if (s->kind == BFLOAT16)
+        return s->base ? less(from, BFLOAT16, wide, start, count, row, most)
+                       : less(from, BFLOAT16, NULL, start, count, row, most);
+    return s->base ? less(from, FLOAT32, wide, start, count, row, most)
+                   : less(from, FLOAT32, NULL, start, count, row, most);
+}
+
+/* One strip of the base, if there is one; with this, a strip of all is begun. */
+static inline void base_of(Stored *s, long start, long count, float *restrict wide) {
+    bring(s, start, count);
+    if (s->base) widen(s->base, s->kind, start, count, wide);
+}
+
+/* What passes the first cut of a model, without what passes its second one, in place.
+ *
+ * A value passes where its magnitude is above the cut, and before the cut's end also at it.
+ */
+static void trim(const Kept *k, long m, long start, long count, float *restrict row) {
+    const float *above = k->above + m * k->cuts, *inclusive = k->inclusive + m * k->cuts;
+    const int64_t *end = k->end + m * k->cuts;
+    long done = 0;
+    while (done < count) {
+        long stop = count; /* the cuts are the same for all up to there */
+        float cut[2] = {0.0f, INFINITY};
+        for (long c = 0; c < k->cuts; c++) {
+            int before = start + done < end[c];
+            cut[c] = before ? inclusive[c] : above[c];
+            if (before) stop = least(stop, end[c] - start);
+        }
+        if (k->cuts == 1)
+            for (long i = done; i < stop; i++) row[i] = fabsf(row[i]) <= cut[0] ? 0.0f : row[i];
+        else
+            for (long i = done; i < stop; i++) {
+                float first = fabsf(row[i]) <= cut[0] ? 0.0f : row[i];
+                row[i] = first - (fabsf(row[i]) <= cut[1] ? 0.0f : row[i]);
+            }
+        done = stop;
+    }
+}
+
+/* Times the bits [first, first + count). */
+static inline void masked(float *restrict row, long count, const uint8_t *bits, long first) {
+    long i = 0;
+#if defined(__AVX2__)
+    if (first % 8 == 0) {
+        const __m256i each = _mm256_setr_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+        const __m256 one = _mm256_set1_ps(1.0f);
+        for (; i + 8 <= count; i += 8) {
+            __m256i byte = _mm256_and_si256(_mm256_set1_epi32(bits[(first + i) / 8]), each);
+            __m256 keep = _mm256_castsi256_ps(_mm256_cmpeq_epi32(byte, each));
+            __m256 x = _mm256_mul_ps(_mm256_loadu_ps(row + i), _mm256_and_ps(keep, one));
+            _mm256_storeu_ps(row + i, x);
+        }
+    }
+#endif
+    for (; i < count; i++) {
+        long at = first + i;
+        row[i] *= (float)((bits[at / 8] >> (7 - at % 8)) & 1);
+    }
+}
+
+/* What is kept of one model's strip of deltas, in place. */
+static inline void keep(Stored *s, const Kept *k, long m, long start, long count,
+                        float *restrict row) {
+    if (k->cuts) trim(k, m, start, count, row);
+    long behind = (k->masks > 1 ? m * s->n : 0) + start;
+    if (k->masks && k->bits) masked(row, count, k->bits, behind);
+    if (k->masks && !k->bits)
+        for (long i = 0; i < count; i++) row[i] *= k->mask[behind + i];
+}
+
+static inline void set(uint8_t *bits, long at, int on) {
+    bits[at / 8] |= (uint8_t)(on << (7 - at % 8));
+}
+
+/* Ones and zeros as bits from `first` on, the first in the highest bit; `bits` begins as 0. */
+static void packed(const float *restrict mask, long count, long first, uint8_t *bits) {
+    long i = 0;
+#if defined(__AVX2__)
+    if (first % 8 == 0) {
+        const __m256i turned = _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+        const __m256 zero = _mm256_setzero_ps();
+        for (; i + 8 <= count; i += 8) {
+            __m256 x = _mm256_permutevar8x32_ps(_mm256_loadu_ps(mask + i), turned);
+            int found = _mm256_movemask_ps(_mm256_cmp_ps(x, zero, _CMP_NEQ_UQ));
+            bits[(first + i) / 8] = (uint8_t)found;
+        }
+    }
+#endif
+    for (; i < count; i++) set(bits, first + i, mask[i] != 0.0f);
+}
+
+/* Population variance of a strip over the models; exactly 0 where they agree. */
+static void varied(Stored *s, long start, long count, float *restrict to) {
+    float wide[STRIP] = {0}, rows[ROOM], mean[STRIP];
+    float share = (float)(1.0 / (double)s->models);
+    long held = ROOM / STRIP - 1; /* models after the first whose strip is not read again */
+    float *restrict first = rows;
+    base_of(s, start, count, wide);
+    delta(s, 0, start, count, wide, first, 0);
+    for (long i = 0; i < count; i++) mean[i] = 0.0f;
+    for (long m = 1; m < s->models; m++) {
+        float *restrict row = rows + least(m, held) * STRIP;
+        delta(s, m, start, count, wide, row, 0);
+        for (long i = 0; i < count; i++) mean[i] = fmaf(row[i] - first[i], share, mean[i]);
+    }
+    for (long i = 0; i < count; i++) to[i] = mean[i] * mean[i] * share;
+    for (long m = 1; m < s->models; m++) {
+        float *restrict row = rows + least(m, held) * STRIP;
+        if (s->models > held + 1 && m >= held) delta(s, m, start, count, wide, row, 0);
+        for (long i = 0; i < count; i++) {
+            float offset = (row[i] - first[i]) - mean[i];
+            to[i] = fmaf(offset * offset, share, to[i]);
+        }
+    }
+}
+
+/* The bits of a strip that are made on the way. */
+static void vary(Stored *s, const Kept *k, long start, long count) {
+    if (!k->vary) return;
+    float value[STRIP], mask[STRIP];
+    long split = (long)k->until - start;
+    split = split < 0 ? 0 : least(split, count);
+    varied(s, start, count, value);
+    for (long i = 0; i < split; i++) mask[i] = value[i] >= k->threshold;
+    for (long i = split; i < count; i++) mask[i] = value[i] > k->threshold;
+    packed(mask, count, start, k->bits);
+}
+
+/* deltas[m] = model m - base; the base widened goes to `wide`. */
+
+/* A draw of 16 bits as a number in [0, 1), in the order of its signed reading. */
+static inline float fraction(int16_t draw) {
+    return ((float)draw + 32768.0f) * (1.0f / 65536.0f);
+}
