@@ -35,6 +35,8 @@ class Bench:
     def __post_init__(self) -> None:
         # As pip does it for the peer, and for everyone who installs Cermet other than editably.
         compileall.compile_dir(ROOT / "cermet", quiet=1)
+        run_command([sys.executable, "-c", "import torch"], _environment())
+        self.startup("linear")  # and what else a merge imports
 
     def cermet(
         self,
@@ -52,7 +54,7 @@ class Bench:
             command += ["--threads", str(threads)]
         if memory is not None:
             command += ["--memory", memory]
-        run = run_command(command, os.environ, cage)
+        run = run_command(command, _environment(), cage)
         self.synced.append(_sync_seconds(out))
         shutil.rmtree(out, ignore_errors=True)
         return run
@@ -92,6 +94,13 @@ class Bench:
         file = self.folder / "recipe.yaml"
         file.write_text(json.dumps(content, indent=1))  # JSON is YAML
         return str(file)
+
+
+def _environment() -> dict[str, str]:
+    """Python keeps what it has compiled, as it does if nothing is said; the peer's libraries were
+    compiled by pip, ours by their first import.
+    """
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _sync_seconds(out: Path) -> float:

@@ -23,6 +23,8 @@ from cermet.core.errors import DiskError
 
 __all__ = ["Layout", "Shard", "ShardWriter", "Slot", "layout"]
 
+_SLICE = 1 << 17  # bytes of one write: longer ones keep other threads from the file, and take
+# the kernel longer, which then looks for larger runs of free memory
 _WORTH = 1 << 18  # bytes of a block that the disk is to begin with at once
 _HURRY = 128 << 20  # bytes of smaller blocks after which it is to begin with all that waits
 
@@ -157,7 +159,7 @@ class ShardWriter:
         offset = begin = shard.begins[name] + start * SIZES[self.plan.slots[name].dtype]
         file = self._files[shard.file]
         while data:
-            written = os.pwrite(file, data, offset)
+            written = os.pwrite(file, data[:_SLICE], offset)
             data, offset = data[written:], offset + written
         if block.nbytes >= _WORTH:
             send(file, begin, block.nbytes)

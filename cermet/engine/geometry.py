@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cermet.core.types import Grain
 
@@ -55,6 +55,15 @@ class Geometry:
         for begin in range(start, stop, self.block):
             yield begin, min(begin + self.block, stop)
 
+    def recut(self, block: int) -> Geometry:
+        """The same tensor in blocks of about so many elements; a matrix stays one block."""
+        if self.grain == "matrix":
+            return self
+        fitted = max(1, block // self.unit) * self.unit
+        if fitted >= self.leaf:
+            fitted = fitted // self.leaf * self.leaf
+        return replace(self, block=fitted)
+
     def sample(self) -> list[tuple[int, int]]:
         """A few blocks spread evenly over the tensor; none where it is small."""
         size = max(self.unit, 2048 // self.unit * self.unit)
@@ -81,7 +90,4 @@ def geometry(shape: tuple[int, ...], grain: Grain, block: int) -> Geometry:
         unit = max(1, numel)
     unit = max(1, unit)
     leaf = max(1, LEAF // unit) * unit
-    fitted = max(1, block // unit) * unit
-    if fitted >= leaf:
-        fitted = fitted // leaf * leaf
-    return Geometry(numel, unit, leaf, fitted, grain, length)
+    return Geometry(numel, unit, leaf, leaf, grain, length).recut(block)

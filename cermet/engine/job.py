@@ -98,6 +98,10 @@ class Job:
         alone = self.blocks.in_files if self.plain is not None else self.lowered.alone
         return alone and self.target.stored in native.KINDS and self.parts is None
 
+    def recut(self, block: int) -> None:
+        """Work in blocks of another size; before anything has been done."""
+        self.cut = self.blocks.cut = self.cut.recut(block)
+
     @property
     def numel(self) -> int:
         """Elements of the output."""

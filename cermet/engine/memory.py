@@ -36,7 +36,7 @@ _STATUS = Path("/proc/self/status")
 _MACHINE = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")  # a container's limits
 _BEST = 4 * LEAF  # elements of a block for which measured throughput is best
-_BEST_ON_GPU = 16 * LEAF  # a whole piece: fewer, larger kernels and transfers
+_WHOLE = 16 * LEAF  # a piece, where blocks cost by their number: on a GPU, in compiled kernels
 _MOST = 32 * LEAF  # elements of all models together: glibc holds several blocks of each thread
 
 
@@ -78,13 +78,14 @@ def block_elements(
     threads: int,
     tensor: str,
     *,
-    on_gpu: bool = False,
+    whole: bool = False,
     place: Place | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """Elements of a block for which every thread stays inside its share of the budget.
 
-    `unit` is the number of elements that the method must see together.
+    `unit` is the number of elements that the method must see together. `whole`: whether blocks
+    as large as pieces are worked on as fast as smaller ones.
     """
     bytes_each = block_bytes(method, models, place, **(parameters or {}))
     share = budget / threads
@@ -96,7 +97,7 @@ def block_elements(
             f"but the budget is {budget / 1e6:,.0f} MB. Give more with --memory, or use fewer "
             "--threads."
         )
-    best = _BEST_ON_GPU if on_gpu else min(_BEST, _MOST // models)
+    best = _WHOLE if whole else min(_BEST, _MOST // models)
     return max(unit, min(best, fitting))
 
 

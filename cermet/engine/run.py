@@ -119,7 +119,7 @@ def job_of(
         return CopyJob(
             task.name, task.numel, inputs, target, finite=finite, skip=skip, finished=finished
         )
-    return Job(
+    job = Job(
         task.name,
         task.shape,
         task.method,
@@ -141,6 +141,9 @@ def job_of(
         finished=finished,
         parts=parts,
     )
+    if options.block is None and job.light:
+        job.recut(block_of(task, options, whole=True))  # what Python does for a block adds up
+    return job
 
 
 def parts_out(
@@ -151,15 +154,18 @@ def parts_out(
     return PartsOut(slots, [target(slot.name) for slot in slots]) if slots else None
 
 
-def block_of(task: Task, options: Options) -> int:
-    """Elements of a task's blocks under the budget; BudgetError where none fits."""
+def block_of(task: Task, options: Options, *, whole: bool = False) -> int:
+    """Elements of a task's blocks under the budget; BudgetError where none fits.
+
+    `whole`: whether they may be as large as pieces, which on a GPU they always may.
+    """
     assert task.method is not None
     models = len(task.sources)
     grain = grain_of(task.method, place=task.place, count=models, **task.parameters)
     unit = geometry(task.shape, grain, 1).unit
     return block_elements(
         task.method, models, unit, options.memory, options.workers(), task.name,
-        on_gpu=options.device != "cpu", place=task.place, parameters=task.parameters,
+        whole=whole or options.device != "cpu", place=task.place, parameters=task.parameters,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from cermet import api
+from cermet.checkpoints import writer as writing
 from cermet.checkpoints.dtypes import NAMES
 from cermet.checkpoints.reader import open_checkpoint
 from cermet.checkpoints.writer import ShardWriter, Slot, layout
@@ -59,7 +60,11 @@ def test_the_index_names_every_tensor_and_the_size_of_all() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 200, 10_000])
-def test_what_is_written_in_blocks_is_read_back(most: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_write", [7, 1 << 17])
+def test_what_is_written_in_blocks_is_read_back(
+    most: int, one_write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_SLICE", one_write)
     own = torch.Generator().manual_seed(0)
     dtypes = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool]
     values = {f"t{i}": torch.randn(5, 3, generator=own).to(d) for i, d in enumerate(dtypes)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cermet.core.types import Grain
 from cermet.engine.geometry import LEAF, Geometry, geometry
 
-_GRAINS: tuple[Grain, ...] = ("element", "row", "column", "tensor")
+_GRAINS: tuple[Grain, ...] = ("element", "row", "column", "tensor", "matrix")
 _shapes = st.lists(st.integers(0, 3000), min_size=0, max_size=3).filter(
     lambda shape: math.prod(shape) <= 40_000_000
 )
@@ -72,6 +72,7 @@ def test_the_block_decides_nothing(shape: list[int], grain: Grain, one: int, oth
     first, second = (geometry(tuple(shape), grain, block) for block in (one, other))
     assert (first.leaf, first.unit, first.pieces()) == (second.leaf, second.unit, second.pieces())
     assert first.sample() == second.sample()
+    assert first.recut(other) == second
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from cermet import api
 from cermet.checkpoints.header import encode_header
 from cermet.core.errors import BudgetError, InputError
 from cermet.core.registry import all_methods, find_method
+from cermet.engine import run
 from cermet.engine.geometry import LEAF
 from cermet.engine.memory import MemoryGauge, block_bytes, block_elements, parse_size
+from cermet.maths.native.compiled import kernels
 
 _SLACK = 40_000_000  # Python's objects, and what the allocator rounds up
 
@@ -31,20 +33,56 @@ _SLACK = 40_000_000  # Python's objects, and what the allocator rounds up
     st.integers(1, 1_000_000),
     st.integers(1_000_000, 10_000_000_000),
     st.integers(1, 64),
+    st.booleans(),
 )
 def test_blocks_fit_the_budget(
-    name: str, models: int, unit: int, budget: int, threads: int
+    name: str, models: int, unit: int, budget: int, threads: int, whole: bool
 ) -> None:
     """All threads together; or the least that the method must see does not fit."""
     method = find_method(name)
     needed = block_bytes(method, models) * threads
     if unit > int(budget / needed):
         with pytest.raises(BudgetError, match="Tensor 'w' needs"):
-            block_elements(method, models, unit, budget, threads, "w")
+            block_elements(method, models, unit, budget, threads, "w", whole=whole)
         return
-    block = block_elements(method, models, unit, budget, threads, "w")
+    block = block_elements(method, models, unit, budget, threads, "w", whole=whole)
     assert block >= unit
     assert block * needed <= budget
+
+
+@pytest.mark.parametrize(("native", "blocks"), [("1", 16 * LEAF), ("0", 4 * LEAF)])
+def test_compiled_kernels_work_on_whole_pieces(
+    native: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they do not hold in memory need not be in small blocks; the budget is kept all the
+    same, and with torch blocks are as before.
+    """
+    monkeypatch.setenv("CERMET_NATIVE", native)
+    if native == "1" and kernels() is None:
+        pytest.skip("no C compiler here, or no AVX2")
+    for i in range(3):
+        (tmp_path / f"m{i}").mkdir()
+        save_file({"w": torch.randn(3, 100_000)}, tmp_path / f"m{i}" / "model.safetensors")
+    models = [{"model": str(tmp_path / f"m{i}"), "parameters": {"weight": 1}} for i in (1, 2)]
+    recipe = {
+        "merge_method": "ties", "base_model": str(tmp_path / "m0"), "models": models,
+        "parameters": {"density": 0.5},
+    }  # fmt: skip
+    cuts, real = [], run.job_of
+
+    def spy(*given: Any, **more: Any) -> Any:
+        job = real(*given, **more)
+        cuts.append(job.cut)
+        return job
+
+    monkeypatch.setattr(run, "job_of", spy)
+    api.merge(recipe, tmp_path / "out", memory=500_000_000, threads=2)
+    assert {cut.block for cut in cuts} == {blocks}
+    cuts.clear()
+    api.merge(recipe, tmp_path / "narrow", memory=4_000_000, threads=2)
+    assert all(cut.block < LEAF for cut in cuts)
+    whole, narrow = (tmp_path / n / "model.safetensors" for n in ("out", "narrow"))
+    assert whole.read_bytes() == narrow.read_bytes()
 
 
 def test_a_row_that_does_not_fit(tmp_path: Path) -> None:
