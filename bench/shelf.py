@@ -43,6 +43,10 @@ HEAVIER: Mapping[str, str] = {
 """What the arithmetic of a method is, beside reading and adding."""
 
 
+MEMORY: Mapping[str, str] = {"twin_merging": "9GB"}
+"""Budgets of methods that need more than the default: of its largest matrix at once, here."""
+
+
 def measure_shelf(speed: Speed, folder: Path, records: Path) -> int:
     """Measure and record every method; the number of methods that failed."""
     return measure_each(speed, folder, records, _one, _line)
@@ -63,7 +67,7 @@ def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[
         "parameters": SHAPES[speed.shape].parameters,
         "experts": len(pool) - 1,
         "passes": planned_passes(content),
-        **measured(bench, method, content, models_of(method, pool), speed),
+        **measured(bench, method, content, models_of(method, pool), speed, MEMORY.get(method)),
         **context(speed.date),
     }
 

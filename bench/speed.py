@@ -71,9 +71,17 @@ def _one(bench: Bench, method: str, pool: Sequence[Path], speed: Speed) -> dict[
 
 
 def measured(
-    bench: Bench, method: str, content: dict[str, Any], read: Sequence[Path], speed: Speed
+    bench: Bench,
+    method: str,
+    content: dict[str, Any],
+    read: Sequence[Path],
+    speed: Speed,
+    memory: str | None = None,
 ) -> dict[str, Any]:
-    """Floor, start-up, merge and peer in turn, as many times as `speed` says."""
+    """Floor, start-up, merge and peer in turn, as many times as `speed` says.
+
+    memory: the budget of the merge, where the default does not do.
+    """
     own: list[Run] = []
     peer: list[Run] = []
     floor: list[Run] = []
@@ -83,11 +91,12 @@ def measured(
         if turn < speed.repeats:
             floor.append(bench.floor(read))
             startup.append(bench.startup(method))
-            own.append(bench.cermet(content, threads=speed.threads))
+            own.append(bench.cermet(content, threads=speed.threads, memory=memory))
         if turn < speed.peer_repeats:
             peer.append(bench.mergekit(content))
     return {
         "threads": speed.threads,
+        "budget": memory,
         "cermet": {**summary(own), "sync": round(median(bench.synced), 3)},
         "startup": summary(startup),
         "floor": summary(floor),

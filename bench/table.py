@@ -103,6 +103,11 @@ def _shelf(records: Sequence[Record]) -> str:
             "whole commands, medians; of each pass: merge / floor over how often the models are "
             "read.\n\n"
             + markdown(head, [_shelf_row(row) for row in rows])
+            + "".join(
+                f"\n{row['method']} ran with `--memory {budget}`, the others at the default.\n"
+                for row in rows
+                if (budget := row.get("budget")) is not None
+            )
             + (f"\nMore than {LIMIT:g} times the floor a pass, by what they compute:\n\n{notes}"
                if notes else "")
         )  # fmt: skip

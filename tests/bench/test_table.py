@@ -134,12 +134,14 @@ def test_the_shelf_is_told_by_pass_and_what_is_dearer_says_why(tmp_path: Path) -
     append(tmp_path, _shelf("ties_official", 25.5, 3))
     append(tmp_path, _shelf("widen", 41.5, 3))
     append(tmp_path, _shelf("emr", 9.0, 2, "exit 4: no room"))
+    append(tmp_path, {**_shelf("twin_merging", 9.5, 1), "budget": "9GB"})
     text = tables(tmp_path)
     assert "| ties_official | 3 | 25.50 | 2.00 | 12.00 | 4.00 | 0.50 |" in text
     assert "| widen | 3 | 41.50 | 2.00 | 20.00 | 6.67 | 0.50 |" in text
     assert "| emr | 2 | failed |" in text
     assert f"- widen: {HEAVIER['widen']}." in text
     assert "- ties_official" not in text
+    assert text.count("--memory") == text.count("twin_merging ran with `--memory 9GB`, the") == 1
 
 
 def test_every_row_that_is_dearer_has_a_reason() -> None:
