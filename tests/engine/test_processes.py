@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,23 @@ def test_every_job_once_and_its_reports_are_told_here(count: int) -> None:
     assert 1 <= len(workers) <= count
     assert {name for name, _, pid in seen[:2]} & {"19", "18", "17", "16", "15"}, "long jobs first"
     assert multiprocessing.active_children() == []
+
+
+def test_a_worker_lets_go_of_what_it_has_done() -> None:
+    """A job keeps the masks of its tensor, which together take more than any budget."""
+    executor, alive = Processes(2), []
+    report = executor.relay(alive.append)
+    known: list[weakref.ref[_Job]] = []
+
+    def jobs() -> Iterator[_Job]:
+        for i in range(40):
+            job = _Job(str(i), lambda n, s: report(sum(r() is not None for r in known)))
+            known.append(weakref.ref(job))
+            yield job
+
+    executor.run(jobs())
+    assert len(alive) == 80
+    assert min(alive) <= 21, "each of two has done about half of them"
 
 
 def test_what_spans_tensors_runs_here_and_last() -> None:

@@ -57,17 +57,18 @@ class Processes:
 
     def run(self, jobs: Iterable[Staged]) -> None:
         """Run every piece of every job; the first error ends all processes and is raised."""
-        everything = list(jobs)
-        divisible = [job for job in everything if not job.together]
+        divisible: list[Staged | None] = []  # the only list of them: a worker takes them out
+        rest: list[Staged] = []
+        for job in jobs:
+            (rest if job.together else divisible).append(job)
         # What is long is begun first, so that no process is left with it at the end.
-        divisible.sort(key=lambda job: -job.numel)
+        divisible.sort(key=lambda job: -job.numel if job else 0)
         if divisible:
             self._divide(divisible)
-        rest = [job for job in everything if job.together]
         if rest:
             Threads(self.count).run(rest)
 
-    def _divide(self, jobs: Sequence[Staged]) -> None:
+    def _divide(self, jobs: list[Staged | None]) -> None:
         context = multiprocessing.get_context("fork")
         taken = context.Value("l", 0)
         workers: list[Any] = []
@@ -115,7 +116,7 @@ class Processes:
 
     def _work(
         self,
-        jobs: Sequence[Staged],
+        jobs: list[Staged | None],
         taken: Any,
         up: Connection,
         others: Sequence[Connection],
@@ -127,7 +128,9 @@ class Processes:
         self._up = up
         try:
             for index in _indices(taken, len(jobs)):
-                for stage in jobs[index].stages():
+                job, jobs[index] = jobs[index], None  # with it go its masks, when it is done
+                assert job is not None
+                for stage in job.stages():
                     for piece in stage:
                         piece()
             up.send(("end", None))
