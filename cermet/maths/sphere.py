@@ -16,6 +16,8 @@ from cermet.core.types import Doubles
 
 __all__ = ["arc", "cosines", "directional_mean", "karcher_mean", "stock_ratio"]
 
+_NOISE = 1.5e-8  # a length of unit vectors below it is rounding: its square is below float64's
+
 
 def _norms(gram: Doubles) -> Doubles:
     found: Doubles = np.sqrt(np.maximum(gram.diagonal(), 0.0))
@@ -66,13 +68,13 @@ def karcher_mean(gram: Doubles, max_iter: int, tol: float) -> tuple[float, ...]:
         units[row, i] = 1.0 / norms[i]
     mean = units.mean(axis=0)
     length = _length(mean, gram)
-    mean = units[0].copy() if length <= tol else mean / length
+    mean = units[0].copy() if length <= max(tol, _NOISE) else mean / length
     for _ in range(max_iter):
         tangent = np.zeros(count)
         for unit in units:
             cosine = min(max(float(mean @ gram @ unit), -1.0), 1.0)
             angle = math.acos(cosine)
-            if angle > tol:
+            if angle > tol and math.sin(angle) > _NOISE:  # else nothing tells which way to go
                 tangent += angle / math.sin(angle) * (unit - cosine * mean) / len(valid)
         step = _length(tangent, gram)
         if step <= tol:

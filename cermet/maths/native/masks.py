@@ -84,6 +84,7 @@ class Kept:
 
     @property
     def given(self) -> Any:
+        """What a kernel is given."""
         return ctypes.byref(self._kept)
 
     def used(self) -> None:
