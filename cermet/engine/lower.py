@@ -89,11 +89,12 @@ class Lowered:
         deltas = self._blocks.stored(begin, end) if isinstance(known, Ordered) else None
         if deltas is None or not isinstance(known, Ordered):
             return None
+        if known.statistic == "variance":
+            varied, most = deltas.variance()
+            return varied[None] if most < FAR else None
         found, _, most = deltas.made()
         if not most < FAR:
             return None
-        if known.statistic == "variance":
-            return deltas.variance()[None]
         return np.abs(found, out=found) if known.statistic == "magnitude" else found
 
     def sums(

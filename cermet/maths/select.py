@@ -119,15 +119,18 @@ class Found:
 
 def bracket(sample: Floats, rank: int, count: int) -> Bracket:
     """Where the rank-th largest of `count` values should be, judged by a sample of them."""
-    ordered = np.sort(sample)[::-1]
-    if ordered.size == 0 or ordered.size >= count:
+    if sample.size == 0 or sample.size >= count:
         return Bracket(-_INFINITY, _INFINITY)
     share = rank / count
-    middle = share * ordered.size
-    slack = _SLACK * math.sqrt(ordered.size * share * (1 - share)) + 8
-    first, last = math.floor(middle - slack), math.ceil(middle + slack)
-    high = ordered[first] if first >= 0 else _INFINITY
-    low = ordered[last] if last < ordered.size else -_INFINITY
+    middle = share * sample.size
+    slack = _SLACK * math.sqrt(sample.size * share * (1 - share)) + 8
+    # the places of the bounds in ascending order; those outside of the sample bound nothing
+    first = sample.size - 1 - math.floor(middle - slack)
+    last = sample.size - 1 - math.ceil(middle + slack)
+    wanted = [place for place in (last, first) if 0 <= place < sample.size]
+    ordered = np.partition(sample, wanted) if wanted else sample
+    high = ordered[first] if first < sample.size else _INFINITY
+    low = ordered[last] if last >= 0 else -_INFINITY
     return Bracket(np.float32(low), np.float32(high))
 
 

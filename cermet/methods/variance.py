@@ -18,7 +18,7 @@ def _variance(deltas: Float[torch.Tensor, "models *block"]) -> Float[torch.Tenso
     """Population variance over the models; exactly 0 where they agree."""
     rows = native.stored(deltas.unbind()) if native.plain(deltas) else None
     if rows is not None:
-        return torch.from_numpy(rows.variance()).view(1, *deltas.shape[1:])
+        return torch.from_numpy(rows.variance()[0]).view(1, *deltas.shape[1:])
     share = 1.0 / len(deltas)
     first, *others = deltas
     mean, room = torch.zeros_like(first), torch.empty_like(first)  # offsets from the first

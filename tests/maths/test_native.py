@@ -33,7 +33,7 @@ needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler here
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 SIZES = (1, 7, 1023, 4099)
-COUNTS = (1, 2, 3, 5, 9)
+COUNTS = (1, 2, 3, 4, 5, 9)
 KINDS = ("plain", "differences", "zeros", "huge")
 INFINITY = float("inf")
 
@@ -209,8 +209,8 @@ def test_files_are_read_as_memory_is(
         norms = [s.norms(kept, 1, 2000, before=True) for s in (there, here)]
         assert np.array_equal(norms[0][0], norms[1][0])
     assert np.array_equal(there.gram(700)[0], here.gram(700)[0])
-    assert np.array_equal(there.variance(), here.variance())
-    threshold = float(np.median(here.variance()))
+    assert np.array_equal(there.variance()[0], here.variance()[0])
+    threshold = float(np.median(here.variance()[0]))
     masks = [native.varying(n - first, threshold, 9) for _ in range(2)]
     varied = [
         s.norms(m, 2, 900, before=False)[0] for s, m in zip((there, here), masks, strict=True)

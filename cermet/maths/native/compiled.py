@@ -44,7 +44,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "digest": (ctypes.c_uint64, [_pointer, ctypes.c_int64, ctypes.c_uint64, _pointer]),
     "finish": (_void, [_pointer, _pointer, _long, _pointer, _int]),
-    "variance": (_void, [_pointer, _pointer]),
+    "variance": (_bits, [_pointer, _pointer]),
     "tally": (_bits, [_pointer, _int, _long, _long, _pointer]),
     "norms": (_bits, [_pointer, _pointer, _int, _int, _long, _pointer]),
     "gram": (_bits, [_pointer, _long, _pointer]),

@@ -221,12 +221,11 @@ class Deltas:
         )  # fmt: skip
         return self._end(most, kept)
 
-    def variance(self) -> Floats:
-        """Population variance over the models: [n]."""
+    def variance(self) -> tuple[Floats, float]:
+        """Population variance over the models, [n]; the largest |delta|."""
         found: Floats = np.empty(self.numel, np.float32)
-        self._library.cermet_variance(self._begin(), found.ctypes.data)
-        self._end()
-        return found
+        most = self._library.cermet_variance(self._begin(), found.ctypes.data)
+        return found, self._end(most)
 
     def tallied(
         self,

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "stored.h"
+#include "kept.h"
 
 
 /* Sums that hardly depend on their length: eight rows of lanes one after another, what comes of
@@ -86,18 +86,18 @@ uint32_t cermet_norms(Stored *s, const Kept *k, int power, int before, long leaf
     long leaves = (s->n + leaf - 1) / leaf;
     Tree *trees = planted(2 * s->models, leaf);
     if (!trees) return NOT_A_NUMBER;
-    float wide[STRIP], row[STRIP];
+    float wide[STRIP], row[STRIP], mask[STRIP];
     int what = power == 1 ? SIZE : PRODUCT;
     for (long begin = 0, l = 0; begin < s->n; begin += leaf, l++) {
         long stop = least(begin + leaf, s->n);
         for (long start = begin; start < stop; start += STRIP) {
             long count = least(STRIP, stop - start);
-            vary(s, k, start, count);
+            const float *one = shared(s, k, start, count, mask);
             base_of(s, start, count, wide);
             for (long m = 0; m < s->models; m++) {
                 most = delta(s, m, start, count, wide, row, most);
                 if (before) grow(trees + m, what, row, row, count);
-                keep(s, k, m, start, count, row);
+                keep(s, k, one, m, start, count, row);
                 grow(trees + s->models + m, what, row, row, count);
             }
         }

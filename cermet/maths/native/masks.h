@@ -2,13 +2,12 @@
 
 #pragma once
 
-#include "stored.h"
+#include "kept.h"
 
 void cermet_pack(const float *restrict mask, long n, uint8_t *bits) { packed(mask, n, 0, bits); }
 
 void cermet_unpack(const uint8_t *restrict bits, long n, float *restrict mask) {
-    for (long i = 0; i < n; i++) mask[i] = 1.0f;
-    masked(mask, n, bits, 0);
+    unpacked(bits, 0, n, mask);
 }
 
 /* Draws of 16 bits as numbers in [0, 1), in the order of their signed reading. */

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "stored.h"
+#include "kept.h"
 
 uint64_t cermet_digest(const char *restrict data, int64_t bytes, uint64_t offset,
                        const uint64_t *restrict lanes) {
@@ -59,16 +59,16 @@ static uint32_t plain_sum(Stored *s, const float *factors, long start, long coun
 uint32_t cermet_sum(Stored *s, const Kept *k, const float *factors, void *restrict to,
                     int into) {
     uint32_t most = 0;
-    float wide[STRIP], row[STRIP], total[STRIP];
+    float wide[STRIP], row[STRIP], total[STRIP], mask[STRIP];
     for (long start = 0; start < s->n; start += STRIP) {
         long count = least(STRIP, s->n - start);
-        vary(s, k, start, count);
+        const float *one = shared(s, k, start, count, mask);
         base_of(s, start, count, wide);
         if (!k->cuts && !k->masks) most = plain_sum(s, factors, start, count, wide, total, most);
         for (long m = 0; (k->cuts || k->masks) && m < s->models; m++) {
             float factor = factors[m];
             most = delta(s, m, start, count, wide, row, most);
-            keep(s, k, m, start, count, row);
+            keep(s, k, one, m, start, count, row);
             if (m)
                 for (long i = 0; i < count; i++) total[i] = fmaf(row[i], factor, total[i]);
             else
@@ -81,6 +81,69 @@ uint32_t cermet_sum(Stored *s, const Kept *k, const float *factors, void *restri
     return most;
 }
 
+/* What an election is told of each model and of all. */
+typedef struct {
+    float votes[MODELS], factors[MODELS], shares[MODELS];
+    int normalize;
+    float scale;
+} Vote;
+
+/* All ones where a condition holds. */
+static inline uint32_t all(int holds) { return holds ? ~0u : 0; }
+
+/* Signs are turned and parts left out bit by bit, which compilers do better than `?:` on sums. */
+static inline uint32_t turned_by(float total) { return total >= 0.0f ? 0 : 1u << 31; }
+
+static inline float only(float value, uint32_t where) { return as_float(as_bits(value) & where); }
+
+static inline float mean_of(float agreed, float divisor, uint32_t turn) {
+    divisor = divisor == 0.0f ? 1.0f : divisor;
+    return as_float(as_bits(agreed / divisor) ^ turn);
+}
+
+/* What is elected of a strip of rows, `width` apart, of so many models: on top of the base. */
+static inline __attribute__((always_inline)) void elected(
+    const Vote *restrict v, long models, const float *restrict rows, long width, long count,
+    const float *restrict base, float *restrict to) {
+    uint32_t divided = all(v->normalize);
+    for (long i = 0; i < count; i++) {
+        /* A sum that begins with -0 is its first term, whatever that is. */
+        float total = -0.0f, agreed = -0.0f, divisor = 0.0f;
+        for (long m = 0; m < models; m++) total += rows[m * width + i] * v->votes[m];
+        uint32_t turn = turned_by(total);
+        for (long m = 0; m < models; m++) {
+            float part = as_float(as_bits(rows[m * width + i] * v->factors[m]) ^ turn);
+            agreed += only(part, ~all(part < 0.0f));
+            divisor += only(v->shares[m], all(part > 0.0f));
+        }
+        to[i] = mean_of(agreed, only(divisor, divided), turn) * v->scale + base[i];
+    }
+}
+
+/* The same with the models outside: of a number that the compiler does not know. */
+static void elected_of_many(const Vote *restrict v, long models, const float *restrict rows,
+                            long width, long count, const float *restrict base,
+                            float *restrict to) {
+    uint32_t turn[STRIP], divided = all(v->normalize);
+    float divisor[STRIP];
+    for (long i = 0; i < count; i++) to[i] = -0.0f;
+    for (long m = 0; m < models; m++)
+        for (long i = 0; i < count; i++) to[i] += rows[m * width + i] * v->votes[m];
+    for (long i = 0; i < count; i++) {
+        turn[i] = turned_by(to[i]);
+        to[i] = -0.0f;
+        divisor[i] = 0.0f;
+    }
+    for (long m = 0; m < models; m++)
+        for (long i = 0; i < count; i++) {
+            float part = as_float(as_bits(rows[m * width + i] * v->factors[m]) ^ turn[i]);
+            to[i] += only(part, ~all(part < 0.0f));
+            divisor[i] += only(v->shares[m], all(part > 0.0f));
+        }
+    for (long i = 0; i < count; i++)
+        to[i] = mean_of(to[i], only(divisor[i], divided), turn[i]) * v->scale + base[i];
+}
+
 /* to = round(base + scale * the sum, or mean by shares, of what has the sign of the total).
  *
  * The sign is that of the weighted deltas, or with `plain` of the deltas as they are.
@@ -88,44 +151,25 @@ uint32_t cermet_sum(Stored *s, const Kept *k, const float *factors, void *restri
 uint32_t cermet_elect(Stored *s, const Kept *k, const float *factors, const float *shares,
                       int plain, int normalize, float scale, void *restrict to, int into) {
     uint32_t most = 0;
-    float rows[ROOM], wide[STRIP], total[STRIP], sign[STRIP], divisor[STRIP];
-    long width = s->models <= ROOM / STRIP ? STRIP : ROOM / s->models / 64 * 64;
+    float rows[ROOM], wide[STRIP], total[STRIP], mask[STRIP];
+    long width = width_of(s->models);
+    Vote v = {.normalize = normalize, .scale = scale};
+    for (long m = 0; m < s->models; m++)
+        v.votes[m] = plain ? 1.0f : factors[m], v.factors[m] = factors[m], v.shares[m] = shares[m];
+    for (long i = 0; i < width; i++) wide[i] = -0.0f; /* changes nothing that it is added to */
     for (long start = 0; start < s->n; start += width) {
         long count = least(width, s->n - start);
-        vary(s, k, start, count);
+        const float *one = shared(s, k, start, count, mask);
         base_of(s, start, count, wide);
-        /* A sum that begins with -0 is its first term, whatever that is. */
-        for (long i = 0; i < count; i++) total[i] = -0.0f;
         for (long m = 0; m < s->models; m++) {
-            float *restrict row = rows + m * width, factor = factors[m];
-            most = delta(s, m, start, count, wide, row, most);
-            keep(s, k, m, start, count, row);
-            if (plain) {
-                for (long i = 0; i < count; i++) total[i] += row[i], row[i] *= factor;
-            } else {
-                for (long i = 0; i < count; i++) row[i] *= factor, total[i] += row[i];
-            }
+            most = delta(s, m, start, count, wide, rows + m * width, most);
+            keep(s, k, one, m, start, count, rows + m * width);
         }
-        for (long i = 0; i < count; i++) {
-            sign[i] = total[i] >= 0.0f ? 1.0f : -1.0f;
-            total[i] = -0.0f;
-            divisor[i] = 0.0f;
-        }
-        for (long m = 0; m < s->models; m++) {
-            float *restrict row = rows + m * width, share = shares[m];
-            for (long i = 0; i < count; i++) {
-                float part = row[i] * sign[i];
-                part = part < 0.0f ? 0.0f : part;
-                total[i] += part;
-                divisor[i] += part > 0.0f ? share : 0.0f;
-            }
-        }
-        int based = s->base != NULL;
-        for (long i = 0; i < count; i++) {
-            float mean = total[i];
-            if (normalize) mean /= divisor[i] == 0.0f ? 1.0f : divisor[i];
-            mean = mean * sign[i] * scale;
-            total[i] = based ? mean + wide[i] : mean;
+        switch (s->models) {
+        case 2: elected(&v, 2, rows, width, count, wide, total); break;
+        case 3: elected(&v, 3, rows, width, count, wide, total); break;
+        case 4: elected(&v, 4, rows, width, count, wide, total); break;
+        default: elected_of_many(&v, s->models, rows, width, count, wide, total);
         }
         narrow(total, into, start, count, to);
     }

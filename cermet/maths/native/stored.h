@@ -22,7 +22,8 @@
 #define STRIP 1024
 #define LANE 128         /* eight rows of these are a strip */
 #define MODELS 64        /* at most so many at once; callers see to it */
-#define ROOM (4 * STRIP) /* strips of all models together, while a sign is elected */
+#define FEW 4            /* so many models are worked on element by element, in registers */
+#define ROOM (FEW * STRIP) /* strips of all models together; of many models narrower ones */
 
 #define LANES 16384      /* of a digest, as in fingerprint.py */
 
@@ -54,20 +55,10 @@ typedef struct {
     int64_t failed, which;
 } Stored;
 
-/* What is kept of each delta: what passes cuts [models][cuts], without what passes the second
- * ones; or what bits [masks][n], or a mask of ones and zeros [masks][n], let through. With `vary`
- * the bits are made on the way: ones where the variance over the models passes a threshold,
- * before `until` where it reaches it. */
-typedef struct {
-    int64_t cuts;
-    const float *above, *inclusive;
-    const int64_t *end;
-    int64_t masks;
-    uint8_t *bits;
-    const float *mask;
-    int64_t vary, until;
-    float threshold;
-} Kept;
+/* How wide strips of so many models are that have room together: whole bytes of bits. */
+static inline long width_of(int64_t models) {
+    return models <= FEW ? STRIP : ROOM / models / 64 * 64;
+}
 
 static inline long least(int64_t a, int64_t b) { return (long)(a < b ? a : b); }
 
@@ -213,124 +204,6 @@ static inline void base_of(Stored *s, long start, long count, float *restrict wi
     bring(s, start, count);
     if (s->base) widen(s->base, s->kind, start, count, wide);
 }
-
-/* What passes the first cut of a model, without what passes its second one, in place.
- *
- * A value passes where its magnitude is above the cut, and before the cut's end also at it.
- */
-static void trim(const Kept *k, long m, long start, long count, float *restrict row) {
-    const float *above = k->above + m * k->cuts, *inclusive = k->inclusive + m * k->cuts;
-    const int64_t *end = k->end + m * k->cuts;
-    long done = 0;
-    while (done < count) {
-        long stop = count; /* the cuts are the same for all up to there */
-        float cut[2] = {0.0f, INFINITY};
-        for (long c = 0; c < k->cuts; c++) {
-            int before = start + done < end[c];
-            cut[c] = before ? inclusive[c] : above[c];
-            if (before) stop = least(stop, end[c] - start);
-        }
-        if (k->cuts == 1)
-            for (long i = done; i < stop; i++) row[i] = fabsf(row[i]) <= cut[0] ? 0.0f : row[i];
-        else
-            for (long i = done; i < stop; i++) {
-                float first = fabsf(row[i]) <= cut[0] ? 0.0f : row[i];
-                row[i] = first - (fabsf(row[i]) <= cut[1] ? 0.0f : row[i]);
-            }
-        done = stop;
-    }
-}
-
-/* Times the bits [first, first + count). */
-static inline void masked(float *restrict row, long count, const uint8_t *bits, long first) {
-    long i = 0;
-#if defined(__AVX2__)
-    if (first % 8 == 0) {
-        const __m256i each = _mm256_setr_epi32(128, 64, 32, 16, 8, 4, 2, 1);
-        const __m256 one = _mm256_set1_ps(1.0f);
-        for (; i + 8 <= count; i += 8) {
-            __m256i byte = _mm256_and_si256(_mm256_set1_epi32(bits[(first + i) / 8]), each);
-            __m256 keep = _mm256_castsi256_ps(_mm256_cmpeq_epi32(byte, each));
-            __m256 x = _mm256_mul_ps(_mm256_loadu_ps(row + i), _mm256_and_ps(keep, one));
-            _mm256_storeu_ps(row + i, x);
-        }
-    }
-#endif
-    for (; i < count; i++) {
-        long at = first + i;
-        row[i] *= (float)((bits[at / 8] >> (7 - at % 8)) & 1);
-    }
-}
-
-/* What is kept of one model's strip of deltas, in place. */
-static inline void keep(Stored *s, const Kept *k, long m, long start, long count,
-                        float *restrict row) {
-    if (k->cuts) trim(k, m, start, count, row);
-    long behind = (k->masks > 1 ? m * s->n : 0) + start;
-    if (k->masks && k->bits) masked(row, count, k->bits, behind);
-    if (k->masks && !k->bits)
-        for (long i = 0; i < count; i++) row[i] *= k->mask[behind + i];
-}
-
-static inline void set(uint8_t *bits, long at, int on) {
-    bits[at / 8] |= (uint8_t)(on << (7 - at % 8));
-}
-
-/* Ones and zeros as bits from `first` on, the first in the highest bit; `bits` begins as 0. */
-static void packed(const float *restrict mask, long count, long first, uint8_t *bits) {
-    long i = 0;
-#if defined(__AVX2__)
-    if (first % 8 == 0) {
-        const __m256i turned = _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-        const __m256 zero = _mm256_setzero_ps();
-        for (; i + 8 <= count; i += 8) {
-            __m256 x = _mm256_permutevar8x32_ps(_mm256_loadu_ps(mask + i), turned);
-            int found = _mm256_movemask_ps(_mm256_cmp_ps(x, zero, _CMP_NEQ_UQ));
-            bits[(first + i) / 8] = (uint8_t)found;
-        }
-    }
-#endif
-    for (; i < count; i++) set(bits, first + i, mask[i] != 0.0f);
-}
-
-/* Population variance of a strip over the models; exactly 0 where they agree. */
-static void varied(Stored *s, long start, long count, float *restrict to) {
-    float wide[STRIP] = {0}, rows[ROOM], mean[STRIP];
-    float share = (float)(1.0 / (double)s->models);
-    long held = ROOM / STRIP - 1; /* models after the first whose strip is not read again */
-    float *restrict first = rows;
-    base_of(s, start, count, wide);
-    delta(s, 0, start, count, wide, first, 0);
-    for (long i = 0; i < count; i++) mean[i] = 0.0f;
-    for (long m = 1; m < s->models; m++) {
-        float *restrict row = rows + least(m, held) * STRIP;
-        delta(s, m, start, count, wide, row, 0);
-        for (long i = 0; i < count; i++) mean[i] = fmaf(row[i] - first[i], share, mean[i]);
-    }
-    for (long i = 0; i < count; i++) to[i] = mean[i] * mean[i] * share;
-    for (long m = 1; m < s->models; m++) {
-        float *restrict row = rows + least(m, held) * STRIP;
-        if (s->models > held + 1 && m >= held) delta(s, m, start, count, wide, row, 0);
-        for (long i = 0; i < count; i++) {
-            float offset = (row[i] - first[i]) - mean[i];
-            to[i] = fmaf(offset * offset, share, to[i]);
-        }
-    }
-}
-
-/* The bits of a strip that are made on the way. */
-static void vary(Stored *s, const Kept *k, long start, long count) {
-    if (!k->vary) return;
-    float value[STRIP], mask[STRIP];
-    long split = (long)k->until - start;
-    split = split < 0 ? 0 : least(split, count);
-    varied(s, start, count, value);
-    for (long i = 0; i < split; i++) mask[i] = value[i] >= k->threshold;
-    for (long i = split; i < count; i++) mask[i] = value[i] > k->threshold;
-    packed(mask, count, start, k->bits);
-}
-
-/* deltas[m] = model m - base; the base widened goes to `wide`. */
 
 /* A draw of 16 bits as a number in [0, 1), in the order of its signed reading. */
 static inline float fraction(int16_t draw) {

@@ -2,11 +2,13 @@
 
 #pragma once
 
-#include "stored.h"
+#include "kept.h"
 
-void cermet_variance(Stored *s, float *restrict to) {
+uint32_t cermet_variance(Stored *s, float *restrict to) {
+    uint32_t most = 0;
     for (long start = 0; start < s->n; start += STRIP)
-        varied(s, start, least(STRIP, s->n - start), to + start);
+        most = varied(s, start, least(STRIP, s->n - start), to + start, most);
+    return most;
 }
 
 /* What one pass tells of one bracket [low, high], leaf by leaf; `one`: low is high. */
@@ -66,7 +68,7 @@ uint32_t cermet_tally(Stored *s, int statistic, long leaf, long brackets, Look *
         for (long start = begin; start < stop; start += STRIP) {
             long count = least(STRIP, stop - start);
             if (statistic == VARIANCE)
-                varied(s, start, count, row);
+                varied(s, start, count, row, 0);
             else
                 base_of(s, start, count, wide);
             for (long m = 0; m < (statistic == VARIANCE ? 1 : s->models); m++) {
