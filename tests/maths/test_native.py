@@ -498,7 +498,7 @@ def test_they_can_be_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch) ->
 @needs_kernels
 def test_a_damaged_library_is_made_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be loaded is compiled again; without a compiler torch does the work."""
-    library = compiled._place(compiled._machine() or ())
+    library = compiled._place(compiled._machine()[0])
     library.parent.mkdir(parents=True)
     library.write_bytes(b"no library")
     with monkeypatch.context() as patch:
@@ -507,6 +507,42 @@ def test_a_damaged_library_is_made_again(fresh: Path, monkeypatch: pytest.Monkey
     library.write_bytes(b"no library")
     monkeypatch.setattr(compiled, "_loaded", {})
     assert kernels() is not None
+
+
+@needs_kernels
+def test_a_compiler_that_does_not_know_all_instructions(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels are compiled for those that it knows."""
+    if len(compiled._machine()) < 2:
+        pytest.skip("this processor has no wider instructions than AVX2")
+    real = next(filter(None, map(shutil.which, compiled._COMPILERS)))
+    old = tmp_path / "old-compiler"
+    old.write_text(f'#!/bin/sh\ncase "$*" in *avx512*) exit 1;; esac\nexec {real} "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    assert kernels() is not None
+    assert compiled._place(compiled._machine()[-1]).name in _files(fresh)
+
+
+@needs_kernels
+def test_every_width_gives_the_same_bits(
+    fresh: Path, alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled for older processors of this kind too."""
+    x = _deltas("zeros", 3, 5003)
+    mask = _keeps(x)["one mask"]
+
+    def made() -> list[Tensor]:
+        elected = consensus(x, [0.3, 1.0, -0.2], [0.5] * 3, normalize=True, scale=0.7, keep=mask)
+        return [elected, _variance(x), weighted_sum(x, [0.2, 0.3, 0.4], mask)]
+
+    wanted = [_bits(t) for t in alone(made)]
+    for options in compiled._machine():
+        monkeypatch.setattr(compiled, "_loaded", {})
+        monkeypatch.setattr(compiled, "_machine", lambda only=options: [only])
+        assert kernels() is not None
+        assert [_bits(t) for t in made()] == wanted, options
 
 
 @needs_kernels

@@ -31,6 +31,9 @@ _OPTIONS = (
     "-fno-math-errno", "-fno-trapping-math",  # neither changes a result
 )  # fmt: skip
 _X86 = ("-mavx2", "-mfma")
+_WIDE = tuple(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))
+# The last of these came with the processors that do not slow down for registers of 512 bits.
+_WIDE_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi2"}
 _SECONDS = 60.0  # a compiler that takes longer is given up
 
 _void, _pointer, _long = None, ctypes.c_void_p, ctypes.c_long
@@ -109,17 +112,18 @@ def kernels() -> Any:
 
 
 def _library() -> Any:
-    options = _machine()
-    if options is None:
-        return None
-    try:
-        library = _linked(options)
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, f"cermet_{name}")
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError, subprocess.SubprocessError, RuntimeError):
-        return None  # torch does the work then
-    return library if _trusted(library, _place(options)) else None
+    for options in _machine():
+        try:
+            library = _linked(options)
+            for name, (result, arguments) in _SIGNATURES.items():
+                function = getattr(library, f"cermet_{name}")
+                function.restype, function.argtypes = result, arguments
+        except subprocess.CalledProcessError:
+            continue  # an old compiler does not know all instructions
+        except (OSError, AttributeError, subprocess.SubprocessError, RuntimeError):
+            break
+        return library if _trusted(library, _place(options)) else None
+    return None  # torch does the work then
 
 
 def _trusted(library: Any, place: Path) -> bool:
@@ -152,15 +156,20 @@ def _linked(options: tuple[str, ...]) -> Any:
         return ctypes.CDLL(str(_compiled(options)))
 
 
-def _machine() -> tuple[str, ...] | None:
-    """What the compiler is told of this processor; None where the kernels do not run."""
+def _machine() -> list[tuple[str, ...]]:
+    """What the compiler is told of this processor, the fastest first; empty where the kernels
+    do not run.
+    """
     if sys.platform not in ("linux", "darwin"):
-        return None
+        return []
     if platform.machine() in ("arm64", "aarch64"):
-        return ()
+        return [()]
     if platform.machine() != "x86_64" or sys.platform != "linux":
-        return None
-    return _X86 if {"avx2", "fma"} <= set(processor().get("flags", "").split()) else None
+        return []
+    flags = set(processor().get("flags", "").split())
+    narrow = [_X86] if {"avx2", "fma"} <= flags else []
+    wide = [(*_X86, *_WIDE, "-mprefer-vector-width=512")] if flags >= _WIDE_FLAGS else []
+    return [*wide, *narrow]
 
 
 def _place(options: tuple[str, ...]) -> Path:
