@@ -66,8 +66,7 @@ static void unpacked(const uint8_t *bits, long first, long count, float *restric
     }
 }
 
-/* What is kept of one model's strip of deltas, in place; `shared`: the mask of all models, or none.
- */
+/* What is kept of one model's strip of deltas, in place. `shared`: the one mask of all models. */
 static inline void keep(Stored *s, const Kept *k, const float *restrict shared, long m, long start,
                         long count, float *restrict row) {
     float own[STRIP];
