@@ -6,22 +6,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cermet.checkpoints.header import TensorInfo
 from cermet.checkpoints.reader import Checkpoint
 from cermet.core.cover import workspace_of
 from cermet.core.errors import DiskError
 from cermet.engine.memory import block_bytes
 from cermet.engine.options import Options
 from cermet.engine.run import block_of, parameters_of, parts_layout, plan_layout
+from cermet.maths import native
+from cermet.maths.lowered import Chance, Ranked, lowering
 from cermet.maths.native.compiled import kernels
 from cermet.recipes.assembly import labels_of
 from cermet.recipes.plan import Plan, Task
 
 __all__ = ["forecast"]
 
-# Measured with `make bench` on two cores: one thread works through this many bytes of
-# float32 block in a second, for a method whose workspace is one block.
+# Measured with `make bench` on two cores of an AMD EPYC: one thread works through this many
+# bytes of float32 block in a second, for a method whose workspace is one block. Where compiled
+# kernels do it, it takes so many seconds for each byte that is read and written, for each number
+# of a model in a pass, and for each number of which a mask is drawn.
 _BYTES_PER_SECOND = 5e9
-_COMPILED = 0.25  # what is left of the work on a block where compiled kernels do it in strips
+_READ, _WRITTEN, _NUMBER = 0.15e-9, 0.85e-9, 0.3e-9
+_DRAWN = {Chance: 1.2e-9, Ranked: 4.5e-9}
+_START, _TORCH = 0.6, 2.0  # seconds, and more where torch is imported
 
 
 def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def forecast(plan: Plan, options: Options, out: Path) -> dict[str, Any]:
         "memory": threads * max((_block_bytes(t, options) for t in plan.tasks), default=0),
         "memory_budget": options.memory,
         "threads": threads,
-        "seconds": sum(map(_cost, plan.tasks)) / _BYTES_PER_SECOND / threads,
+        "seconds": _start(plan) + sum(_seconds(plan, task) for task in plan.tasks) / threads,
         "warnings": list(plan.warnings),
         "notes": list(plan.notes),
     }
@@ -84,12 +91,33 @@ def _block_bytes(task: Task, options: Options) -> int:
     return int(block * each)
 
 
-def _cost(task: Task) -> float:
-    models = len(task.sources)
-    work = 1.0 if task.method is None else 1.0 + workspace_of(task.method, models, task.place)
-    if task.method is not None and task.method.form is not None and kernels() is not None:
-        work = 1.0 + _COMPILED * (work - 1.0)
-    return 4.0 * task.numel * len(task.inputs()) * task.passes * work
+def _stored(plan: Plan, task: Task) -> list[TensorInfo]:
+    return [plan.checkpoints[n.model].tensors[n.tensor] for n in task.inputs()]
+
+
+def _compiled(plan: Plan, task: Task) -> bool:
+    """Whether kernels do most of the work, as far as the plan tells."""
+    method = task.method
+    if method is None or (method.form is None and method.coefficients is None):
+        return method is None
+    return kernels() is not None and all(t.dtype in native.KINDS for t in _stored(plan, task))
+
+
+def _start(plan: Plan) -> float:
+    return _START + (0.0 if all(_compiled(plan, task) for task in plan.tasks) else _TORCH)
+
+
+def _seconds(plan: Plan, task: Task) -> float:
+    """Of one thread."""
+    models, method, stored = len(task.sources), task.method, _stored(plan, task)
+    moved = sum(t.nbytes for t in stored) * task.passes * _READ + task.nbytes * _WRITTEN
+    numbers = task.numel * len(stored) * task.passes
+    if method is None:
+        return moved
+    if _compiled(plan, task):
+        drawn = _DRAWN.get(type(lowering(method.mask)), 0.0)
+        return moved + numbers * _NUMBER + task.numel * models * drawn
+    return 4.0 * numbers * (1.0 + workspace_of(method, models, task.place)) / _BYTES_PER_SECOND
 
 
 def _groups(plan: Plan) -> list[dict[str, Any]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from cermet.maths.native.compiled import kernels
 from tests.cli.commands import TEXT, Cermet, ready
 from tests.recipes.pools import llama
 
@@ -30,6 +33,29 @@ def test_json_tells_a_program_everything(cermet: Cermet, tmp_path: Path) -> None
     assert found["seconds"] > 0
     assert found["warnings"] == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(kernels() is None, reason="no C compiler here, or no AVX2")
+def test_time_grows_with_the_work(
+    cermet: Cermet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With passes and with masks that are drawn, not with threads; without kernels torch starts."""
+    recipe = ready(tmp_path)
+    text = recipe.read_text().replace("0.9", "0.7")
+
+    def seconds(method: str, threads: int = 1) -> float:
+        own = text if "ties" in method or method == "della" else text.replace("density", "weight")
+        recipe.write_text(own.replace("merge_method: ties", f"merge_method: {method}"))
+        done = cermet("plan", recipe, "--json", "--threads", str(threads))
+        assert done.code == 0, done.err
+        return float(json.loads(done.out)["seconds"])
+
+    told = [seconds(method) for method in ("task_arithmetic", "ties", "dare_ties", "della")]
+    assert told == sorted(told)
+    assert len(set(told)) == len(told)
+    assert seconds("della", threads=2) < told[-1]
+    monkeypatch.setenv("CERMET_NATIVE", "0")
+    assert seconds("ties") > told[1] + 1
 
 
 def test_groups_have_one_method_and_one_set_of_numbers(cermet: Cermet, tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ def _cermet(words: list[str]) -> tuple[int, str]:
     handler = signal.getsignal(signal.SIGTERM)
     with (
         mock.patch.object(sys, "argv", words),
+        # under `python -m pytest` the command would call itself by that
+        mock.patch.object(sys.modules["__main__"], "__package__", None),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
     ):
