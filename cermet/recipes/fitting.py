@@ -116,7 +116,7 @@ def fit(recipe: Recipe, models: Sequence[ModelRef], checkpoints: Sequence[Checkp
 
     MismatchError where the language part of a model holds what the anchor has no place for.
     """
-    plain = [_plain(c) for c in checkpoints]
+    plain = _plain(checkpoints)
     named = recipe.base_model or models[0]
     first = models.index(named)
     alike = [_same_names(f, plain[first]) for f in plain]
@@ -159,11 +159,19 @@ def _wanted(recipe: Recipe, modules: Modules) -> set[str]:
     return {name for name in modules.names if name in listed - kept}
 
 
-def _plain(checkpoint: Checkpoint) -> Fitted:
-    """A model under its own names."""
-    tensors, config = checkpoint.tensors, checkpoint.config
-    anatomy = survey({n: t.shape for n, t in tensors.items()}, config)
-    return Fitted(tensors, config, {name: name for name in tensors}, anatomy)
+def _plain(checkpoints: Sequence[Checkpoint]) -> list[Fitted]:
+    """Models under their own names; those of one shape and config are surveyed once."""
+    found: list[Fitted] = []
+    known: list[tuple[Mapping[str, tuple[int, ...]], Mapping[str, Any], Anatomy]] = []
+    for checkpoint in checkpoints:
+        tensors, config = checkpoint.tensors, checkpoint.config
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        anatomy = next((a for s, c, a in known if s == shapes and c == config), None)
+        if anatomy is None:
+            anatomy = survey(shapes, config)
+            known.append((shapes, config, anatomy))
+        found.append(Fitted(tensors, config, {name: name for name in tensors}, anatomy))
+    return found
 
 
 def _weights(fitted: Fitted) -> set[str]:
