@@ -155,16 +155,26 @@ class ShardWriter:
         """
         if not isinstance(block, np.ndarray):
             block = block.contiguous().view(torch.uint8).numpy()
-        shard, data = self._where[name], block.view(np.uint8).data
-        offset = begin = shard.begins[name] + start * SIZES[self.plan.slots[name].dtype]
-        file = self._files[shard.file]
+        data = block.view(np.uint8).data
+        file, offset, _ = self.place(name, start)
         while data:
             written = os.pwrite(file, data[:_SLICE], offset)
             data, offset = data[written:], offset + written
-        if block.nbytes >= _WORTH:
-            send(file, begin, block.nbytes)
+        self.wrote(name, start, block.nbytes)
+
+    def place(self, name: str, start: int) -> tuple[int, int, str]:
+        """Where a flat element of a tensor goes: an open file, a byte in it, the file's name."""
+        shard = self._where[name]
+        offset = shard.begins[name] + start * SIZES[self.plan.slots[name].dtype]
+        return self._files[shard.file], offset, shard.file
+
+    def wrote(self, name: str, start: int, nbytes: int) -> None:
+        """So many bytes from flat element `start` on are written: the disk may begin with them."""
+        file, begin, _ = self.place(name, start)
+        if nbytes >= _WORTH:
+            send(file, begin, nbytes)
             return
-        self._unsent += block.nbytes  # threads may lose a count: it only says when to hurry
+        self._unsent += nbytes  # threads may lose a count: it only says when to hurry
         if self._unsent >= _HURRY:
             self._unsent = 0
             send(file)

@@ -108,6 +108,12 @@ class ReducedTarget:
         """Copy a finished block."""
         self._room()[start : start + len(block)] = as_tensor(block, self.dtype)
 
+    def place(self, start: int) -> None:
+        """None: it is in no file."""
+
+    def wrote(self, start: int, nbytes: int) -> None:
+        """Nothing is, anywhere else than in memory."""
+
     def view(self, start: int, stop: int) -> torch.Tensor:
         """A part of the delta, for methods that write across it."""
         return self._room()[start:stop]

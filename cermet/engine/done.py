@@ -29,13 +29,18 @@ class Done:
     parts: list[int] = field(default_factory=list)
 
     def add(
-        self, out: Written, blocks: Blocks, begin: int, end: int, read: Sequence[int] = ()
+        self,
+        out: Written | native.Wrote,
+        blocks: Blocks,
+        begin: int,
+        end: int,
+        read: Sequence[int] = (),
     ) -> None:
         """Add a finished block, and what was read for it.
 
         read: what the first ones of the inputs add to their digests, where that is known.
         """
-        self.output += _digest(out, begin)
+        self.output += out.digest if isinstance(out, native.Wrote) else _digest(out, begin)
         for index, (given, first, last) in enumerate(blocks.parts(begin, end)):
             if index < len(read):
                 self.inputs[index] += read[index]

@@ -305,14 +305,15 @@ class Job:
 
     def _rounded(
         self, streams: Streams, begin: int, end: int
-    ) -> tuple[Written, Sequence[int], Mapping[str, torch.Tensor]]:
-        """The result of one block as it is written, flat; what its inputs add to their digests,
-        of the first ones, as far as it is known; its parts.
+    ) -> tuple[Written | native.Wrote, Sequence[int], Mapping[str, torch.Tensor]]:
+        """The result of one block as it is written, flat, or that it has been; what its inputs
+        add to their digests, of the first ones, as far as it is known; its parts.
         """
         target, known = self.target, self._known(begin, end)
         form = self._form(known)
+        place = None if self._watch.large else target.place(begin)
         made = None if form is None else self.lowered.merged(
-            form, known, streams, begin, end, target.stored
+            form, known, streams, begin, end, target.stored, place
         )  # fmt: skip
         if made is not None:
             return *made, {}
@@ -356,7 +357,10 @@ class Job:
         for begin, end in self.cut.blocks(start, stop):
             out, read, parts = self._rounded(streams, begin, end)
             self._sign_off(out, begin, end, done, read)
-            self.target.put(begin, out)
+            if isinstance(out, native.Wrote):
+                self.target.wrote(begin, out.nbytes)
+            else:
+                self.target.put(begin, out)
             if packer is not None:
                 packer.add(begin, parts)
         if packer is not None:
@@ -385,10 +389,16 @@ class Job:
         return Done(start, stop, 0, [0] * len(self.blocks.given()))
 
     def _sign_off(
-        self, out: Written, begin: int, end: int, done: Done, read: Sequence[int] = ()
+        self,
+        out: Written | native.Wrote,
+        begin: int,
+        end: int,
+        done: Done,
+        read: Sequence[int] = (),
     ) -> None:
         """Check what is written, and add its digest and those of what was read."""
-        check_range(self.name, out, self.target.stored, large=self._watch.large)
+        if not isinstance(out, native.Wrote):
+            check_range(self.name, out, self.target.stored, large=self._watch.large)
         if self.finished is not None:
             done.add(out, self.blocks, begin, end, read)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cermet.checkpoints.dtypes import SIZES
 from cermet.core.noise import Streams
 from cermet.core.rounds import Gram, Kth, Round, Sum
 from cermet.core.types import Doubles
@@ -135,9 +136,12 @@ class Lowered:
         begin: int,
         end: int,
         dtype: str,
-    ) -> tuple[native.Memory, Sequence[int]] | None:
+        place: native.Place | None,
+    ) -> tuple[native.Memory | native.Wrote, Sequence[int]] | None:
         """The finished block, rounded once to the dtype of a file: flat [n]; and what each model,
         and the base, adds to its digest, where they were read from files.
+
+        place: where it may be written at once, if the models are in files.
         """
         deltas = self._blocks.stored(begin, end)
         if deltas is None:
@@ -147,7 +151,7 @@ class Lowered:
             return None
         if dtype not in native.KINDS:
             return None
-        out = deltas.room(dtype)
+        out = place if place and self._blocks.in_files else deltas.room(dtype)
         most = (
             deltas.summed(out, form.factors, keep, dtype)
             if form.shares is None
@@ -156,7 +160,11 @@ class Lowered:
                 plain=form.equal_votes, normalize=form.normalize, scale=form.scale,
             )
         )  # fmt: skip
-        return (out, deltas.digests) if most is not None and most < FAR else None
+        if most is None or not most < FAR:
+            return None
+        if not isinstance(out, native.Place):
+            return out, deltas.digests
+        return native.Wrote(deltas.written, deltas.numel * SIZES[dtype]), deltas.digests
 
     def _keep(
         self,

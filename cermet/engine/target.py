@@ -10,6 +10,7 @@ import torch
 
 from cermet.checkpoints.dtypes import NAMES
 from cermet.checkpoints.writer import ShardWriter
+from cermet.maths import native
 
 __all__ = ["MemoryTarget", "ShardTarget", "Target", "Written", "as_tensor"]
 
@@ -39,6 +40,12 @@ class Target(Protocol):
     def put(self, start: int, block: Written) -> None:
         """Write a finished 1-D block of the output's dtype from `start` on."""
 
+    def place(self, start: int) -> native.Place | None:
+        """Where in a file the elements from `start` on go, for what writes there itself."""
+
+    def wrote(self, start: int, nbytes: int) -> None:
+        """So many bytes from element `start` on have been written at their place."""
+
     def view(self, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) in place, for methods that do not write along the tensor."""
 
@@ -54,6 +61,12 @@ class MemoryTarget:
     def put(self, start: int, block: Written) -> None:
         """Copy a finished block into the tensor."""
         self._flat[start : start + len(block)] = as_tensor(block, self.dtype)
+
+    def place(self, start: int) -> None:
+        """None: it is in no file."""
+
+    def wrote(self, start: int, nbytes: int) -> None:
+        """Nothing is, anywhere else than in memory."""
 
     def view(self, start: int, stop: int) -> torch.Tensor:
         """A slice of the tensor."""
@@ -84,6 +97,14 @@ class ShardTarget:
     def put(self, start: int, block: Written) -> None:
         """Write a finished block into the file."""
         self._writer.put(self._name, start, block)
+
+    def place(self, start: int) -> native.Place:
+        """Where in the file the elements from `start` on go."""
+        return native.Place(*self._writer.place(self._name, start))
+
+    def wrote(self, start: int, nbytes: int) -> None:
+        """Let the disk begin with what has been written."""
+        self._writer.wrote(self._name, start, nbytes)
 
     def view(self, start: int, stop: int) -> torch.Tensor:
         """A part of the file, mapped."""

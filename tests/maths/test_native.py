@@ -22,7 +22,7 @@ from cermet.core.noise import Stream
 from cermet.engine.leaves import leaf_grams, leaf_sums
 from cermet.maths import native
 from cermet.maths.combine import consensus, weighted_sum
-from cermet.maths.native import compiled
+from cermet.maths.native import compiled, results
 from cermet.maths.native import deltas as passes
 from cermet.maths.native.compiled import kernels
 from cermet.maths.select import Bracket, Cutoff, tally
@@ -180,9 +180,10 @@ def test_files_are_read_as_memory_is(
     dtype: str, models: int, n: int, first: int, based: bool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Chunk by chunk, in every pass; and what is read is digested on the way."""
+    """Chunk by chunk, in every pass; what is read, and what is written, is digested on the way."""
     monkeypatch.setattr(passes, "_ROOM", 0)
     monkeypatch.setattr(passes, "_LEAST", 1100)
+    monkeypatch.setattr(results, "_SLICE", 4400)
     experts, base = _stored(TORCH[dtype], models, n)
     whole = [*experts, *([base] if based else [])]
     there, files = _in_file(tmp_path, whole, dtype, first, based=based)
@@ -201,6 +202,13 @@ def test_files_are_read_as_memory_is(
             found, wanted = there.room(dtype), here.room(dtype)
             assert act(there, found) == act(here, wanted)
             assert np.array_equal(found, wanted)
+            assert there.written == 0
+            with (tmp_path / "out").open("w+b") as out:
+                out.write(b"begin")
+                place = native.Place(out.fileno(), 5, "out")
+                assert act(there, place) == act(here, wanted)
+                assert (tmp_path / "out").read_bytes()[5:] == wanted.tobytes()
+            assert there.written == digest_bytes(wanted.view(np.uint8), first * wanted.itemsize)
             assert not here.digests
             assert there.digests == [
                 digest_bytes(t[first:].view(torch.uint8).numpy(), first * t.element_size())
@@ -244,6 +252,18 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         os.close(file)
     with pytest.raises(InputError, match=r"weights' cannot be read: Bad file descriptor"):
         stored.summed(stored.room("F32"), [1.0, 1.0], None)
+
+
+@needs_kernels
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """What the system says of it is an error."""
+    stored, files = _in_file(tmp_path, [torch.ones(90_000)], "F32", 0, based=False)
+    closed = native.Place(os.dup(files[0]), 0, "out")
+    os.close(closed.file)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        stored.summed(closed, [1.0], None)
+    for file in files:
+        os.close(file)
 
 
 @needs_kernels

@@ -16,6 +16,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -27,6 +28,7 @@ from cermet.engine.executors.threads import Threads
 __all__ = ["Processes", "can_fork"]
 
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
+_PATIENCE = 0.02  # seconds for which a worker's reports wait for more: each costs both sides a turn
 
 
 def can_fork() -> bool:
@@ -41,6 +43,8 @@ class Processes:
         self.count = count
         self._told: list[Callable[..., None]] = []
         self._up: Connection | None = None  # in a worker: the way to the process above
+        self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # reports that are not sent yet
+        self._sent = 0.0
 
     def relay(self, function: Callable[..., None]) -> Callable[..., None]:
         """A function whose calls, in whatever process, happen in this one."""
@@ -50,10 +54,18 @@ class Processes:
         def told(*arguments: Any) -> None:
             if self._up is None:
                 function(*arguments)
-            else:
-                self._up.send((key, arguments))
+                return
+            self._waiting.append((key, arguments))
+            if time.monotonic() - self._sent >= _PATIENCE:
+                self._send()
 
         return told
+
+    def _send(self, *, end: bool = False, error: BaseException | None = None) -> None:
+        """Send what a worker has to report, and perhaps that it ends, and why."""
+        assert self._up is not None
+        self._up.send((self._waiting, end, error))
+        self._waiting, self._sent = [], time.monotonic()
 
     def run(self, jobs: Iterable[Staged]) -> None:
         """Run every piece of every job; the first error ends all processes and is raised."""
@@ -99,18 +111,18 @@ class Processes:
             for way in wait(going):
                 assert isinstance(way, Connection)
                 try:
-                    key, arguments = way.recv()
-                except EOFError as error:
+                    reports, end, error = way.recv()
+                except EOFError as ended:
                     raise MachineError(
                         "A worker process was ended from outside, perhaps for lack of memory: use "
                         "fewer --threads or less --memory, and continue with --resume."
-                    ) from error
-                if key == "error":
-                    raise arguments
-                if key == "end":
-                    going.remove(way)
-                else:
+                    ) from ended
+                for key, arguments in reports:
                     self._told[key](*arguments)
+                if error is not None:
+                    raise error
+                if end:
+                    going.remove(way)
 
     # -- in a worker ------------------------------------------------------------
 
@@ -133,12 +145,12 @@ class Processes:
                 for stage in job.stages():
                     for piece in stage:
                         piece()
-            up.send(("end", None))
+            self._send(end=True)
         except BrokenPipeError:
             pass  # nobody is left to tell
         except BaseException as error:
             with contextlib.suppress(BrokenPipeError):
-                up.send(("error", _sendable(error)))
+                self._send(end=True, error=_sendable(error))
 
 
 def _indices(taken: Any, count: int) -> Iterator[int]:

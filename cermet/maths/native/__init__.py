@@ -7,7 +7,7 @@ for here comes as None where it does not apply to what is given, and the caller 
 torch.
 """
 
-from cermet.maths.native.deltas import Bracketed, Deltas, Place, Statistic, in_files, stored
+from cermet.maths.native.deltas import Bracketed, Deltas, Statistic, in_files, stored
 from cermet.maths.native.masks import (
     Bits,
     Cuts,
@@ -19,7 +19,8 @@ from cermet.maths.native.masks import (
     unpacked,
     varying,
 )
-from cermet.maths.native.memory import KINDS, Memory, digest, finished, plain
+from cermet.maths.native.memory import KINDS, Memory, Place, digest, finished, plain
+from cermet.maths.native.results import Wrote
 
 __all__ = [
     "KINDS",
@@ -31,6 +32,7 @@ __all__ = [
     "Memory",
     "Place",
     "Statistic",
+    "Wrote",
     "chance",
     "digest",
     "drawn",

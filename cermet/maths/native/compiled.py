@@ -21,7 +21,7 @@ import torch
 from cermet.core.device import processor
 from cermet.core.places import cache_folder
 
-__all__ = ["Kept", "Look", "Stored", "kernels"]
+__all__ = ["Kept", "Look", "Result", "Stored", "kernels"]
 
 _SOURCE = Path(__file__).with_name("kernels.c")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -40,10 +40,10 @@ _void, _pointer, _long = None, ctypes.c_void_p, ctypes.c_long
 _float, _int, _bits = ctypes.c_float, ctypes.c_int, ctypes.c_uint32
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "deltas": (_bits, [_pointer, _pointer, _pointer]),
-    "sum": (_bits, [_pointer, _pointer, _pointer, _pointer, _int]),
+    "sum": (_bits, [_pointer, _pointer, _pointer, _pointer]),
     "elect": (
         _bits,
-        [_pointer, _pointer, _pointer, _pointer, _int, _int, _float, _pointer, _int],
+        [_pointer, _pointer, _pointer, _pointer, _int, _int, _float, _pointer],
     ),
     "digest": (ctypes.c_uint64, [_pointer, ctypes.c_int64, ctypes.c_uint64, _pointer]),
     "finish": (_void, [_pointer, _pointer, _long, _pointer, _int]),
@@ -80,6 +80,17 @@ class Kept(ctypes.Structure):
         ("cuts", ctypes.c_int64), ("above", _pointer), ("inclusive", _pointer), ("end", _pointer),
         ("masks", ctypes.c_int64), ("bits", _pointer), ("mask", _pointer),
         ("vary", ctypes.c_int64), ("until", ctypes.c_int64), ("threshold", _float),
+    )  # fmt: skip
+
+
+class Result(ctypes.Structure):
+    """`Result` of result.h."""
+
+    _fields_ = (
+        ("room", _pointer), ("kind", ctypes.c_int64), ("chunk", ctypes.c_int64),
+        ("begun", ctypes.c_int64), ("file", ctypes.c_int64), ("at", ctypes.c_int64),
+        ("first", ctypes.c_int64), ("lanes", _pointer), ("digest", ctypes.c_uint64),
+        ("failed", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -209,7 +220,6 @@ def _agrees(library: Any) -> bool:
     exact, rounded = torch.empty(1031), torch.empty(1031, dtype=torch.bfloat16)
     weights = (ctypes.c_float * 3)(*factors)
     for found, kind in ((exact, 0), (rounded, 1)):
-        library.cermet_sum(
-            ctypes.byref(stored), ctypes.byref(kept), weights, found.data_ptr(), kind
-        )
+        result = Result(found.data_ptr(), kind, 1031, file=-1)
+        library.cermet_sum(*map(ctypes.byref, (stored, kept)), weights, ctypes.byref(result))
     return torch.equal(exact, wanted) and torch.equal(rounded, wanted.to(torch.bfloat16))

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from cermet.maths.native.memory import (
     KINDS,
     Floats,
     Memory,
+    Place,
     Room,
     address,
     floats,
@@ -29,12 +30,13 @@ from cermet.maths.native.memory import (
     lanes,
     magnitude,
 )
+from cermet.maths.native.results import Into, Out
 
-__all__ = ["Bracketed", "Deltas", "Place", "Statistic", "in_files", "stored"]
+__all__ = ["Bracketed", "Deltas", "Statistic", "in_files", "stored"]
 
 _STATISTICS = {"value": 0, "magnitude": 1, "variance": 2}
 _MODELS = 64  # as in stored.h
-_ROOM = 256 << 10  # bytes of all models together that are worked on at once: the second cache
+_ROOM = 1 << 20
 _LEAST = 4096  # elements of each
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -74,14 +76,6 @@ def stored(models: Sequence[torch.Tensor], base: torch.Tensor | None = None) -> 
     return Deltas(library, (models, base), places, below, kind, models[0].numel())
 
 
-class Place(NamedTuple):
-    """Where numbers stand: the descriptor of an open file, a byte in it, what to call the file."""
-
-    file: int
-    at: int
-    name: str
-
-
 def in_files(
     places: Sequence[Place], dtype: str, numel: int, first: int, *, based: bool
 ) -> Deltas | None:
@@ -104,6 +98,7 @@ class Deltas:
     ----------
     digests: what the last sum or election has read of each, and of the base behind them, adds
     to the digest of its tensor; empty where that was not in files.
+    written: what it has written to a file adds to the digest of the merged tensor.
     """
 
     def __init__(
@@ -124,10 +119,12 @@ class Deltas:
             len(models), ctypes.addressof(self._origin), base, kind, numel
         )
         self.digests: list[int] = []
+        self.written = 0
+        self._first = first
         if places:
-            self._from_files(first)
+            self._from_files()
 
-    def _from_files(self, first: int) -> None:
+    def _from_files(self) -> None:
         given, width = self._given, np.dtype(HELD[self._given.kind]).itemsize
         inputs = len(self._places)
         given.chunk = min(max(_ROOM // (inputs * width), _LEAST), self.numel)
@@ -135,7 +132,7 @@ class Deltas:
         files = (ctypes.c_int32 * inputs)(*(p.file for p in self._places))
         at = (ctypes.c_int64 * inputs)(*(p.at for p in self._places))
         self._own = (room, files, at)
-        given.room, given.first = room.ctypes.data, first
+        given.room, given.first = room.ctypes.data, self._first
         given.files, given.at = ctypes.addressof(files), ctypes.addressof(at)
 
     def _begin(self, *, digests: bool = False) -> Any:
@@ -148,8 +145,10 @@ class Deltas:
             given.lanes, given.digests = lanes(), ctypes.addressof(self._sums)
         return ctypes.byref(given)
 
-    def _end(self, most: int = 0, kept: Kept | None = None) -> float:
-        """The magnitude that a kernel returned; an error where a file could not be read."""
+    def _end(self, most: int = 0, kept: Kept | None = None, into: Into | None = None) -> float:
+        """The magnitude that a kernel returned; an error where a file could not be read, or
+        not written (OSError).
+        """
         given = self._given
         if given.failed:
             name = self._places[given.which].name
@@ -158,6 +157,8 @@ class Deltas:
             raise InputError(f"'{name}' cannot be read: {os.strerror(given.failed)}.")
         if kept is not None:
             kept.used()
+        if into is not None:
+            self.written = into.used()
         self.digests = list(self._sums) if given.lanes else []
         return magnitude(most)
 
@@ -180,24 +181,26 @@ class Deltas:
         return np.empty(self.numel, HELD[KINDS[dtype]])
 
     def summed(
-        self, out: Room, factors: Sequence[float], keep: Keep, dtype: str = "F32"
+        self, out: Out, factors: Sequence[float], keep: Keep, dtype: str = "F32"
     ) -> float | None:
         """Put base + Σ fᵢδᵢ of what is kept, rounded once to a dtype, into `out`.
 
+        `out`: memory, or a place in a file if the models are in files.
+
         The largest |delta|; None where it cannot be done.
         """
-        into = KINDS.get(dtype)
-        if into is None or not _narrow(factors):
+        kind = KINDS.get(dtype)
+        if kind is None or not _narrow(factors):
             return None
-        kept = Kept(keep)
+        kept, into = Kept(keep), Into(out, kind, self.numel, self._first)
         most = self._library.cermet_sum(
-            self._begin(digests=True), kept.given, floats(factors), address(out), into
+            self._begin(digests=True), kept.given, floats(factors), into.given
         )
-        return self._end(most, kept)
+        return self._end(most, kept, into)
 
     def elected(
         self,
-        out: Room,
+        out: Out,
         factors: Sequence[float],
         shares: Sequence[float],
         keep: Keep,
@@ -211,15 +214,15 @@ class Deltas:
 
         `plain`: the sign is that of the sum of the deltas themselves, not of the weighted ones.
         """
-        into = KINDS.get(dtype)
-        if into is None or not _narrow([*factors, *shares, scale]):
+        kind = KINDS.get(dtype)
+        if kind is None or not _narrow([*factors, *shares, scale]):
             return None
-        kept = Kept(keep)
+        kept, into = Kept(keep), Into(out, kind, self.numel, self._first)
         most = self._library.cermet_elect(
             self._begin(digests=True), kept.given, floats(factors), floats(shares),
-            plain, normalize, scale, address(out), into,
+            plain, normalize, scale, into.given,
         )  # fmt: skip
-        return self._end(most, kept)
+        return self._end(most, kept, into)
 
     def variance(self) -> tuple[Floats, float]:
         """Population variance over the models, [n]; the largest |delta|."""

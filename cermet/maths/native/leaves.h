@@ -26,10 +26,11 @@ static inline __attribute__((always_inline)) void grown(Tree *tree, int what, fl
                                                         long count) {
     float sum[LANE];
     for (long i = count; i < STRIP; i++) x[i] = y[i] = 0.0f;
-    for (long i = 0; i < LANE; i++) sum[i] = what == PRODUCT ? x[i] * y[i] : fabsf(x[i]);
-    for (long at = LANE; at < STRIP; at += LANE)
-        for (long i = 0; i < LANE; i++)
+    for (long i = 0; i < LANE; i++) { /* which stays in registers over all rows */
+        sum[i] = what == PRODUCT ? x[i] * y[i] : fabsf(x[i]);
+        for (long at = LANE; at < STRIP; at += LANE)
             sum[i] += what == PRODUCT ? x[at + i] * y[at + i] : fabsf(x[at + i]);
+    }
     long l = 0;
     for (; (tree->strips >> l) & 1; l++)
         for (long i = 0; i < LANE; i++) sum[i] = tree->level[l][i] + sum[i];

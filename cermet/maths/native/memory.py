@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ __all__ = [
     "KINDS",
     "Floats",
     "Memory",
+    "Place",
     "Room",
     "address",
     "digest",
@@ -44,6 +46,14 @@ Floats = npt.NDArray[np.float32]
 
 Room = Union["torch.Tensor", Memory]
 """Memory that is to be filled."""
+
+
+class Place(NamedTuple):
+    """Where numbers stand: the descriptor of an open file, a byte in it, what to call the file."""
+
+    file: int
+    at: int
+    name: str
 
 
 def plain(*tensors: torch.Tensor) -> bool:
@@ -77,7 +87,8 @@ def floats(values: Sequence[float]) -> Any:
 
 def magnitude(bits: int) -> float:
     """The number that the bits of a float32 are."""
-    return float(np.array(bits, np.uint32).view(np.float32))
+    value: float = struct.unpack("=f", struct.pack("=I", bits))[0]
+    return value
 
 
 def address(room: Room) -> int:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kept.h"
+#include "result.h"
 
 uint64_t cermet_digest(const char *restrict data, int64_t bytes, uint64_t offset,
                        const uint64_t *restrict lanes) {
@@ -56,8 +57,7 @@ static uint32_t plain_sum(Stored *s, const float *factors, long start, long coun
 }
 
 /* to = round(base + sum of factor[m] * kept delta m); the largest magnitude of the deltas. */
-uint32_t cermet_sum(Stored *s, const Kept *k, const float *factors, void *restrict to,
-                    int into) {
+uint32_t cermet_sum(Stored *s, const Kept *k, const float *factors, Result *to) {
     uint32_t most = 0;
     float wide[STRIP], row[STRIP], total[STRIP], mask[STRIP];
     for (long start = 0; start < s->n; start += STRIP) {
@@ -76,8 +76,9 @@ uint32_t cermet_sum(Stored *s, const Kept *k, const float *factors, void *restri
         }
         if (s->base)
             for (long i = 0; i < count; i++) total[i] += wide[i];
-        narrow(total, into, start, count, to);
+        put(to, total, start, count);
     }
+    empty(to, s->n);
     return most;
 }
 
@@ -149,7 +150,7 @@ static void elected_of_many(const Vote *restrict v, long models, const float *re
  * The sign is that of the weighted deltas, or with `plain` of the deltas as they are.
  */
 uint32_t cermet_elect(Stored *s, const Kept *k, const float *factors, const float *shares,
-                      int plain, int normalize, float scale, void *restrict to, int into) {
+                      int plain, int normalize, float scale, Result *to) {
     uint32_t most = 0;
     float rows[ROOM], wide[STRIP], total[STRIP], mask[STRIP];
     long width = width_of(s->models);
@@ -171,8 +172,9 @@ uint32_t cermet_elect(Stored *s, const Kept *k, const float *factors, const floa
         case 4: elected(&v, 4, rows, width, count, wide, total); break;
         default: elected_of_many(&v, s->models, rows, width, count, wide, total);
         }
-        narrow(total, into, start, count, to);
+        put(to, total, start, count);
     }
+    empty(to, s->n);
     return most;
 }
 

@@ -121,10 +121,13 @@ static void fetch(Stored *s, long which, int64_t offset, char *to, int64_t bytes
     }
 }
 
+/* Bytes of one stored number. */
+static inline int64_t size_of(int64_t kind) { return kind == FLOAT32 ? 4 : 2; }
+
 /* See to it that the elements [start, start + count) of all are in memory. */
 static inline void bring(Stored *s, long start, long count) {
     if (!s->files || start + count <= s->have) return;
-    int64_t size = s->kind == FLOAT32 ? 4 : 2;
+    int64_t size = size_of(s->kind);
     int64_t bytes = least(s->chunk, s->n - start) * size;
     int64_t known = s->have > start ? (s->have - start) * size : 0; /* a strip that was cut */
     for (long i = 0; i < s->models + (s->base ? 1 : 0); i++) {
