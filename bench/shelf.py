@@ -9,7 +9,7 @@ from typing import Any
 from bench.commands import Bench
 from bench.pool import SHAPES
 from bench.recipes import models_of, recipe
-from bench.records import context
+from bench.records import context, least
 from bench.speed import Speed, measure_each, measured
 
 __all__ = ["HEAVIER", "LIMIT", "measure_shelf"]
@@ -54,7 +54,7 @@ def measure_shelf(speed: Speed, folder: Path, records: Path) -> int:
 
 def _line(record: Mapping[str, Any]) -> str:
     own = record["cermet"]
-    said = own["problem"] or f"{own['median']:.2f} s, floor {record['floor']['median']:.2f} s"
+    said = own["problem"] or f"{own['median']:.2f} s, floor {least(record['floor']):.2f} s"
     return f"{record['method']:24} {said}, {record['passes']} passes"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.recipes import METHODS
-from bench.records import Record, latest, load
+from bench.records import Record, latest, least, load
 from bench.shelf import HEAVIER, LIMIT
 
 __all__ = ["heavier", "markdown", "tables"]
@@ -48,9 +48,9 @@ def _speed(records: Sequence[Record]) -> str:
             f"Pool of {rows[0]['parameters'] / 1e9:.2g} B parameters, bfloat16; {_where(rows)}. "
             "Wall seconds of whole commands, medians; GB of private memory (RssAnon), peak.\n\n"
             + markdown(head, [_speed_row(row) for row in rows])
-            + "\nfloor: reading the same models and writing one. merge / floor: Cermet without "
-            "starting up (a merge of a tiny pool) and waiting for the disk at the end. That "
-            "wait stands under disk; mergekit leaves it out.\n"
+            + "\nfloor: reading the same models and writing one, the fastest of all runs. merge / "
+            "floor: Cermet's fastest run without starting up (a merge of a tiny pool) and waiting "
+            "for the disk at the end. That wait stands under disk; mergekit leaves it out.\n"
         )
     return "\n".join(parts)
 
@@ -74,14 +74,14 @@ def _speed_row(record: Record) -> list[str]:
             "" if failed else f"{peer['median'] / own['median']:.1f}",
             f"{peer['anonymous'] / 1e9:.2f}",
         )
-    ratio = f"{_alone(record) / floor['median']:.2f}" if floor["median"] > _SHORT else ""
+    ratio = f"{_alone(record) / least(floor):.2f}" if least(floor) > _SHORT else ""
     return [
         name,
         theirs[0],
         f"{own['median']:.2f}",
         theirs[1],
         f"{own['sync']:.2f}",
-        f"{floor['median']:.2f}",
+        f"{least(floor):.2f}",
         ratio,
         theirs[2],
         f"{own['anonymous'] / 1e9:.2f}",
@@ -100,8 +100,8 @@ def _shelf(records: Sequence[Record]) -> str:
         parts.append(
             f"Methods in their authors' form on a pool of {rows[0]['parameters'] / 1e9:.2g} B "
             f"parameters, bfloat16, {rows[0]['experts']} experts; {_where(rows)}. Wall seconds of "
-            "whole commands, medians; of each pass: merge / floor over how often the models are "
-            "read.\n\n"
+            "whole commands, medians (the floor: the fastest); of each pass: merge / floor, each "
+            "the fastest, over how often the models are read.\n\n"
             + markdown(head, [_shelf_row(row) for row in rows])
             + "".join(
                 f"\n{row['method']} ran with `--memory {budget}`, the others at the default.\n"
@@ -125,14 +125,15 @@ def _listed(reasons: Mapping[str, str]) -> str:
 
 def _each(record: Record) -> float:
     """A merge without start-up and waiting, over the floor, for each pass of reading."""
-    if record["cermet"]["problem"] or record["floor"]["median"] <= _SHORT:
+    floor = least(record["floor"])
+    if record["cermet"]["problem"] or floor <= _SHORT:
         return 0.0
-    return _alone(record) / float(record["floor"]["median"]) / int(record["passes"])
+    return _alone(record) / floor / int(record["passes"])
 
 
 def _alone(record: Record) -> float:
     own = record["cermet"]
-    return max(float(own["median"] - record["startup"]["median"] - own["sync"]), 0.0)
+    return max(least(own) - least(record["startup"]) - float(own["sync"]), 0.0)
 
 
 def _shelf_row(record: Record) -> list[str]:
@@ -145,7 +146,7 @@ def _shelf_row(record: Record) -> list[str]:
         record["method"],
         str(passes),
         f"{own['median']:.2f}",
-        f"{floor['median']:.2f}",
+        f"{least(floor):.2f}",
         *ratios,
         f"{own['anonymous'] / 1e9:.2f}",
     ]
