@@ -36,7 +36,7 @@ __all__ = ["Bracketed", "Deltas", "Statistic", "in_files", "stored"]
 
 _STATISTICS = {"value": 0, "magnitude": 1, "variance": 2}
 _MODELS = 64  # as in stored.h
-_ROOM = 1 << 20
+_ROOM = 1 << 20  # bytes of all models together that are read at once: what the second cache holds
 _LEAST = 4096  # elements of each
 _LARGEST = float(np.finfo(np.float32).max)
 
