@@ -28,7 +28,9 @@ from cermet.engine.executors.threads import Threads
 __all__ = ["Processes", "can_fork"]
 
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
-_PATIENCE = 0.02  # seconds for which a worker's reports wait for more: each costs both sides a turn
+# A worker's reports wait for more, as each costs both sides a turn: for this share of the time
+# since it began, so that the journal of a short run has many steps too, but not for longer.
+_PATIENCE, _LONGEST = 0.01, 0.02  # a share; seconds
 
 
 def can_fork() -> bool:
@@ -44,7 +46,7 @@ class Processes:
         self._told: list[Callable[..., None]] = []
         self._up: Connection | None = None  # in a worker: the way to the process above
         self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # reports that are not sent yet
-        self._sent = 0.0
+        self._began = self._sent = 0.0  # when it began to work, and sent the last ones
 
     def relay(self, function: Callable[..., None]) -> Callable[..., None]:
         """A function whose calls, in whatever process, happen in this one."""
@@ -56,7 +58,8 @@ class Processes:
                 function(*arguments)
                 return
             self._waiting.append((key, arguments))
-            if time.monotonic() - self._sent >= _PATIENCE:
+            now = time.monotonic()
+            if now - self._sent >= min((now - self._began) * _PATIENCE, _LONGEST):
                 self._send()
 
         return told
@@ -137,7 +140,7 @@ class Processes:
         _end_with(parent)
         for way in others:
             way.close()
-        self._up = up
+        self._up, self._began = up, time.monotonic()
         try:
             for index in _indices(taken, len(jobs)):
                 job, jobs[index] = jobs[index], None  # with it go its masks, when it is done
