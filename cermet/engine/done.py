@@ -12,7 +12,7 @@ from cermet.checkpoints.dtypes import TORCH
 from cermet.core.errors import NonFiniteError
 from cermet.core.fingerprint import digest_bytes
 from cermet.engine.blocks import Blocks
-from cermet.engine.target import Written, as_tensor
+from cermet.engine.target import Landed, Written, as_tensor
 from cermet.maths import native
 
 __all__ = ["Done", "check_range"]
@@ -29,12 +29,7 @@ class Done:
     parts: list[int] = field(default_factory=list)
 
     def add(
-        self,
-        out: Written | native.Wrote,
-        blocks: Blocks,
-        begin: int,
-        end: int,
-        read: Sequence[int] = (),
+        self, out: Landed, blocks: Blocks, begin: int, end: int, read: Sequence[int] = ()
     ) -> None:
         """Add a finished block, and what was read for it.
 

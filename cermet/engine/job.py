@@ -29,7 +29,7 @@ from cermet.engine.leaves import Leaves, leaf_grams, leaf_sums
 from cermet.engine.lower import Lowered
 from cermet.engine.parts import PartsOut
 from cermet.engine.reduce import stages_of
-from cermet.engine.target import Target, Written
+from cermet.engine.target import Landed, Target
 from cermet.maths import native
 from cermet.maths.lowered import Combination
 from cermet.maths.select import Bracket, Cutoff, Floats, Tally, tally
@@ -305,7 +305,7 @@ class Job:
 
     def _rounded(
         self, streams: Streams, begin: int, end: int
-    ) -> tuple[Written | native.Wrote, Sequence[int], Mapping[str, torch.Tensor]]:
+    ) -> tuple[Landed, Sequence[int], Mapping[str, torch.Tensor]]:
         """The result of one block as it is written, flat, or that it has been; what its inputs
         add to their digests, of the first ones, as far as it is known; its parts.
         """
@@ -389,12 +389,7 @@ class Job:
         return Done(start, stop, 0, [0] * len(self.blocks.given()))
 
     def _sign_off(
-        self,
-        out: Written | native.Wrote,
-        begin: int,
-        end: int,
-        done: Done,
-        read: Sequence[int] = (),
+        self, out: Landed, begin: int, end: int, done: Done, read: Sequence[int] = ()
     ) -> None:
         """Check what is written, and add its digest and those of what was read."""
         if not isinstance(out, native.Wrote):

@@ -12,12 +12,15 @@ from cermet.checkpoints.dtypes import NAMES
 from cermet.checkpoints.writer import ShardWriter
 from cermet.maths import native
 
-__all__ = ["MemoryTarget", "ShardTarget", "Target", "Written", "as_tensor"]
+__all__ = ["Landed", "MemoryTarget", "ShardTarget", "Target", "Written", "as_tensor"]
 
 
 # as a string: torch is not imported for its name
 Written = Union["torch.Tensor", npt.NDArray[Any]]
 """A finished block: a tensor, or its bytes as the compiled kernels have made them."""
+
+Landed = Written | native.Wrote
+"""A finished block, or what has been written of it to its place already."""
 
 
 def as_tensor(block: Written, dtype: torch.dtype) -> torch.Tensor:
